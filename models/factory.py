@@ -1,0 +1,88 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from errors import UserError
+from models.checkpoint_files import CONFIG_KEY
+from models.delegate_cnn import DelegateCNN
+from models.delegate_transformer import ColorAesthetics, DelegateTransformer
+from models.options import ARCHITECTURES, ModelConfig, resolve
+from models.weights import CONFIG_FILE, NEW_LAYERS, load_weights
+
+
+def list_models() -> list[str]:
+    """Names that `build_model` takes."""
+    return list(ARCHITECTURES)
+
+
+def build_model(
+    name: str,
+    variant: str = "icaa17k",
+    *,
+    recipe: str = "released",
+    targets: Iterable[str] | None = None,
+    **options: Any,
+) -> ColorAesthetics:
+    """Build a network with fresh weights.
+
+    `variant` is icaa17k (gate; targets MOS and color), spaq (no gate; Colorfulness) or ava (ten
+    rating bins); `targets` replaces the variant's own. `recipe` sets every option in which the
+    released code and ours differ; `options` (see `OPTIONS`) override it one by one. Raises
+    `UserError` for unknown names and impossible values.
+    """
+    return _from_config(resolve(name, variant, recipe, targets, options))
+
+
+def _from_config(config: ModelConfig, *, load_backbone: bool = True) -> ColorAesthetics:
+    if config.name == "delegate_cnn":
+        return DelegateCNN(config, load_backbone=load_backbone)
+    return DelegateTransformer(config)
+
+
+def load_model(folder: str | Path) -> ColorAesthetics:
+    """Rebuild a network that `save_model` wrote, in evaluation mode; what was saved beside its
+    configuration is in `model.extra`. Raises `UserError`."""
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"no model in {folder}: it has no {CONFIG_FILE}")
+    try:
+        extra = json.loads(path.read_text())
+        config = ModelConfig.from_dict(extra.pop(CONFIG_KEY))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} is not a model's configuration ({error!r})") from error
+    model = _from_config(config, load_backbone=False)
+    report = load_weights(model, folder)
+    if report.missing:
+        raise UserError(f"the weights in {folder} are incomplete: {report}")
+    model.extra = extra
+    return model.eval()
+
+
+def parameter_groups(
+    model: ColorAesthetics, *, lr: float, weight_decay: float, new_layer_lr_factor: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups: learning rate `lr`, times the factor for the layers that pretrained weights
+    do not bring (the head, Net_i and Net_g; all but the backbone of delegate_cnn); no decay for
+    biases, norms, position tables and color spaces."""
+    is_cnn = isinstance(model, DelegateCNN)
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and not name.endswith(("table", ".centers", ".slopes"))
+            brought = "backbone." in name if is_cnn else not any(p in name for p in NEW_LAYERS)
+            groups.setdefault((not brought, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": lr * (new_layer_lr_factor if new else 1.0),
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (new, decays), parameters in groups.items()
+    ]

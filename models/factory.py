@@ -55,7 +55,7 @@ def load_model(folder: str | Path) -> ColorAesthetics:
     try:
         extra = json.loads(path.read_text())
         config = ModelConfig.from_dict(extra.pop(CONFIG_KEY))
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a model's configuration ({error!r})") from error
     model = _from_config(config, load_backbone=False)
     report = load_weights(model, folder)

@@ -134,10 +134,11 @@ def from_released(
     used = set(FROZEN_ONES)
     for name, row in rename_table(model).items():
         names = (SLOPES, SLOPES_TIED) if row.name == SLOPES else (row.name,)
-        used.update(names)
         found = next((n for n in names if n in state), None)
-        if found is not None:
-            ours[name] = row.unpack(state[found], shapes[name])
+        if found is None or (name.startswith("unused.") and state[found].shape != row.shape):
+            continue  # an ImageNet or AVA head: of no use here
+        used.update(names)
+        ours[name] = row.unpack(state[found], shapes[name])
     for i, head in enumerate(("class_head", "class_head2")):  # heads this model has no place for
         for kind in ("weight", "bias"):
             if f"{head}.{kind}" in state:

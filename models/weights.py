@@ -24,7 +24,8 @@ NEW_LAYERS = ("head.", "unused.", ".interest_net.", ".gate_net.")
 
 @dataclass
 class WeightsReport:
-    """What became of each tensor: names are ours, `unexpected` ones as in the file."""
+    """What became of each tensor, by our name for it; `unexpected` ones that have none go by
+    their name in the file."""
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)  # keep their starting values

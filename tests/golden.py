@@ -51,10 +51,8 @@ def released_state(keys: dict[str, Any], seed: int) -> dict[str, Tensor]:
     state = {}
     for key, entry in keys["parameters"].items():
         shape = tuple(entry["shape"])
-        if not entry["trainable"]:
-            value = np.ones(shape, "float32")
-        else:
-            value = _formula(key, shape, seed)
+        frozen = not entry["trainable"]
+        value = np.ones(shape, "float32") if frozen else _formula(key, shape, seed)
         state[key] = torch.from_numpy(np.asarray(value, "float32"))
     return state
 

@@ -43,6 +43,22 @@ class ColorHead(nn.Module):
         self.color_spaces = ColorSpaces(num_color_points, color_spaces, slope)
         self.scores = _score_heads(num_color_points * color_spaces, num_targets)
 
+    @torch.no_grad()
+    def init_linear(self) -> None:
+        """Start the scores as linear functions of the color points.
+
+        A weight of `a·(c_i − ½)` for space i of a point makes its spaces' weighted sum rise evenly
+        with the point where the spaces overlap by half, so early gradients agree across spaces
+        instead of changing sign from one to the next.
+        """
+        points = len(self.color_spaces.centers)
+        nn.init.normal_(self.color_points.weight, std=self.color_points.in_features**-0.5)
+        nn.init.zeros_(self.color_points.bias)
+        for head in self.scores:
+            slope = torch.randn(points, 1) * points**-0.5
+            head.weight.copy_((slope * (self.color_spaces.centers - 0.5) * 2).view(1, -1))
+            nn.init.zeros_(head.bias)
+
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """B×C → scores B×T, color points B×P, color-space weights B×(P·κ)."""
         points = self.color_points(pooled)

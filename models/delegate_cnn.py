@@ -12,7 +12,7 @@ from models.layers import (
     Stage,
     build_head,
     drop_path_rates,
-    truncated_normal_init,
+    init_weights,
 )
 from models.options import ModelConfig
 
@@ -30,8 +30,7 @@ class DelegateCNN(ColorAesthetics):
         self.downsample = Downsample(dims[2], dims[3], 2, bias=False)
         self.norm = nn.LayerNorm(dims[3])
         self.head = build_head(config)
-        if config.weight_init == "trunc_normal":
-            self.apply(truncated_normal_init)
+        init_weights(self, config)
         backbone = build_backbone(config.backbone, config.backbone_weights, load=load_backbone)
         self.stride3 = 16 if 16 in backbone.channels else 8
         halving = 16 // self.stride3

@@ -145,7 +145,15 @@ def drop_path_rates(config: ModelConfig) -> Iterator[list[float]]:
         done += depth
 
 
-def truncated_normal_init(module: nn.Module) -> None:
+def init_weights(model: nn.Module, config: ModelConfig) -> None:
+    """Give `model`, whose layers have torch's starting weights, those that `config` asks for."""
+    if config.weight_init == "trunc_normal":
+        model.apply(_truncated_normal_init)
+    if config.head_init == "linear" and isinstance(model.head, ColorHead):
+        model.head.init_linear()
+
+
+def _truncated_normal_init(module: nn.Module) -> None:
     """Swin's starting weights for linear layers: truncated normal of std 0.02, biases zero."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)

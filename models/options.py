@@ -91,6 +91,13 @@ OPTIONS: dict[str, Option] = {
         "starting slope of the color spaces, as a multiple of their number: at 2 "
         "neighbours touch, at 1 they overlap by half and their weights sum to one",
     ),
+    "head_init": Option(
+        str,
+        "torch",
+        "linear",
+        "torch's default, or score heads that start as linear functions of the color points",
+        ("torch", "linear"),
+    ),
     "window_shift": Option(
         str,
         "ceil",
@@ -147,6 +154,7 @@ class ModelConfig:
     point_pooling: str
     color_point_range: str
     color_space_slope: float
+    head_init: str
     window_shift: str
     offset_damping: float
     weight_init: str

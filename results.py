@@ -1,0 +1,205 @@
+"""From predicted unit scores to the numbers that are reported: metrics, tables, files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from config import TrainConfig
+from labels import Labels
+from plots import save_learning_curve, save_scatter
+from progress import Progress
+from run_folder import RunFolder, replacing
+from util import bootstrap_intervals, compute_metrics, mean_rating
+
+NAMES = {
+    "srcc": "SRCC",
+    "plcc": "PLCC",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "majority_accuracy": "majority-class accuracy",
+    "rmse": "RMSE",
+}
+# Tables 3 and 4 of the paper, test split, by data set and targets: name and metrics.
+PAPER: dict[tuple[str, tuple[str, ...]], tuple[str, dict[str, float]]] = {
+    ("icaa17k", ("color",)): ("Ours *1", {"srcc": 0.873, "plcc": 0.890, "accuracy": 0.957}),
+    ("icaa17k", ("MOS", "color")): ("Ours *2", {"srcc": 0.887, "plcc": 0.901, "accuracy": 0.965}),
+    ("spaq", ("Colorfulness",)): ("Ours *1", {"srcc": 0.770, "plcc": 0.791}),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A split with its predictions: R reported scores of N images, on the label's own scale."""
+
+    ids: Sequence[str]
+    names: tuple[str, ...]  # R names; the last is the reported target
+    label: np.ndarray  # N x R
+    prediction: np.ndarray  # N x R
+    threshold: float
+    scale: tuple[float, float]  # lowest and highest possible score
+
+    @classmethod
+    def from_unit(cls, labels: Labels, scores: np.ndarray) -> Scored:
+        """`scores`: N x T on the unit scale; ava: N x 10 shares, reported as their mean rating."""
+        if labels.dataset == "ava":
+            names, label, scale = ("rating",), labels.rating[:, None], (1.0, 10.0)
+            prediction = mean_rating(scores)[:, None]
+        else:
+            names, label, scale = labels.targets, labels.scores, labels.unit_range
+            prediction = scale[0] + (scale[1] - scale[0]) * scores
+        return cls(labels.ids, names, label, prediction, labels.threshold, scale)
+
+    def metrics(self, target: int = -1) -> dict[str, float]:
+        """`util.METRICS` of one target, the reported one by default."""
+        return compute_metrics(self.label[:, target], self.prediction[:, target], self.threshold)
+
+    def summary(self, *, samples: int, seed: int) -> dict[str, Any]:
+        """Number of images, and every target's metrics with their 95 % bootstrap intervals."""
+        targets = {}
+        for index, name in enumerate(self.names):
+            label, prediction = self.label[:, index], self.prediction[:, index]
+            intervals = bootstrap_intervals(
+                label, prediction, self.threshold, samples=samples, seed=seed
+            )
+            targets[name] = {
+                metric: {"value": value, "interval": intervals[metric]}
+                for metric, value in self.metrics(index).items()
+            }
+        return {"images": len(self.ids), "targets": targets}
+
+
+def label_quantiles(labels: Labels) -> dict[str, list[float]]:
+    """Percentiles 0, 1, ..., 100 of each reported score: where a prediction lies among them."""
+    scored = Scored.from_unit(labels, labels.unit_scores)
+    quantiles = np.quantile(scored.label, np.linspace(0, 1, 101), axis=0)
+    return {name: quantiles[:, index].tolist() for index, name in enumerate(scored.names)}
+
+
+def checkpoint_extra(train: Labels) -> dict[str, Any]:
+    """What a checkpoint says of its training labels, so that scores can be read without them."""
+    return {
+        "dataset": train.dataset,
+        "targets": list(train.targets),
+        "unit_range": list(train.unit_range),
+        "threshold": train.threshold,
+        "label_quantiles": label_quantiles(train),
+    }
+
+
+def write_results(
+    run: RunFolder,
+    config: TrainConfig,
+    scored: Mapping[str, Scored],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Final metrics of each split in `scored` (the last is test) to the terminal and the folder.
+
+    Writes metrics.json, predictions.csv, scatter.png and, after a training, learning_curve.png.
+    Returns {split: summary}.
+    """
+    summaries = {
+        split: part.summary(samples=config.bootstrap, seed=config.seed)
+        for split, part in scored.items()
+    }
+    test = scored["test"]
+    target, metrics = test.names[-1], test.metrics()
+    facts = {"target": target, "protocol": config.protocol, "threshold": test.threshold}
+    facts["best_epoch"] = progress.best_epoch if progress else None
+    run.write_json("metrics.json", {**facts, **summaries})
+    write_predictions(run, test)
+    title = (
+        f"{config.dataset} test, {target}: SRCC {metrics['srcc']:.3f}, PLCC {metrics['plcc']:.3f}, "
+        f"RMSE {metrics['rmse']:.3f}, n = {len(test.ids):,}"
+    )
+    with replacing(run.path / "scatter.png") as temporary:
+        save_scatter(
+            temporary,
+            test.label[:, -1],
+            test.prediction[:, -1],
+            title=title,
+            threshold=test.threshold,
+            scale=test.scale,
+        )
+    if progress:
+        selected_on = "validation" if config.protocol == "holdout" else "test"
+        with replacing(run.path / "learning_curve.png") as temporary:
+            save_learning_curve(
+                temporary,
+                progress.history,
+                best_epoch=progress.best_epoch,
+                selected_on=selected_on,
+            )
+        print(f"\nbest epoch by SRCC on the {selected_on} split: {progress.best_epoch}")
+    print(
+        "\n" + format_table(summaries, target=target, paper=PAPER.get((config.dataset, test.names)))
+    )
+    print(f"\nrun folder: {run.path}", flush=True)
+    return summaries
+
+
+def write_predictions(run: RunFolder, scored: Scored) -> None:
+    """predictions.csv: image, label and prediction of the reported target, then label_NAME and
+    prediction_NAME of each other target, all on the label's own scale."""
+    header, columns = ["image"], []
+    for index in reversed(range(len(scored.names))):
+        suffix = "" if index == len(scored.names) - 1 else f"_{scored.names[index]}"
+        header += [f"label{suffix}", f"prediction{suffix}"]
+        columns += [scored.label[:, index], scored.prediction[:, index]]
+    rows = np.stack(columns, axis=1).round(6).tolist()
+    table = [[image, *row] for image, row in zip(scored.ids, rows, strict=True)]
+    run.write_csv("predictions.csv", header, table)
+
+
+def format_table(
+    summaries: Mapping[str, Mapping[str, Any]],
+    *,
+    target: str,
+    paper: tuple[str, Mapping[str, float]] | None = None,
+) -> str:
+    """The reported target's metrics with intervals: a line a metric, a column a split."""
+    header = [target, *(f"{split} (n = {s['images']:,})" for split, s in summaries.items())]
+    if paper:
+        header.append(f"paper, test: {paper[0]}")
+    rows = [header]
+    for metric, name in NAMES.items():
+        row = [name, *(_cell(s["targets"][target][metric]) for s in summaries.values())]
+        if paper:
+            row.append(f"{paper[1][metric]:.3f}" if metric in paper[1] else "")
+        rows.append(row)
+    return align(rows)
+
+
+def format_repeats(repeats: Sequence[Mapping[str, Any]], *, target: str) -> str:
+    """Mean and standard deviation (n - 1) over seeds; `repeats`: one {split: summary} a seed."""
+    splits = list(repeats[0])
+    rows = [[f"{target}, {len(repeats)} seeds", *(f"{s}: mean ± sd" for s in splits)]]
+    for metric, name in NAMES.items():
+        row = [name]
+        for split in splits:
+            values = [repeat[split]["targets"][target][metric]["value"] for repeat in repeats]
+            deviation = np.std(values, ddof=1) if len(values) > 1 else math.nan
+            row.append(f"{np.mean(values):.4f} ± {deviation:.4f}")
+        rows.append(row)
+    return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of equally wide columns, with a rule under the first."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _cell(metric: Mapping[str, Any]) -> str:
+    low, high = metric["interval"]
+    if np.isnan(metric["value"]):
+        return "undefined: constant scores"
+    return f"{metric['value']:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]")

@@ -1,0 +1,218 @@
+"""Losses, metrics over a whole split with their bootstrap intervals, seeding, optimization.
+
+Every metric takes `label` and `prediction` of shape (..., N) on the label's own scale, looks at the
+last axis only and returns an array of shape (...): a whole bootstrap is one call on (samples, N).
+A split is never cut into batches and averaged: rank correlation is not a mean over batches.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from config import TrainConfig
+from errors import UserError
+from models import parameter_groups
+
+Metric = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+
+
+# ----------------------------------------------------------------------------- losses
+
+
+def mse_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of B x T scores on the unit scale; scalar."""
+    return torch.nn.functional.mse_loss(prediction.float(), target)
+
+
+def emd_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Earth mover's distance of B x K distributions (rows sum to 1); mean over images, scalar.
+
+    Of one image: sqrt(mean over the bins of (CDF of prediction - CDF of target)^2), in [0, 1].
+    """
+    difference = (prediction.float() - target).cumsum(dim=1)
+    # vector_norm has gradient 0 at distance 0, where sqrt would give infinity.
+    distance = torch.linalg.vector_norm(difference, dim=1) / math.sqrt(target.shape[1])
+    return distance.mean()
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": mse_loss, "emd": emd_loss}
+
+
+def mean_rating(distribution: np.ndarray) -> np.ndarray:
+    """Mean rating, 1..K, of distributions N x K over the ratings 1, ..., K; N values."""
+    return distribution @ np.arange(1, distribution.shape[1] + 1)
+
+
+# ----------------------------------------------------------------------------- metrics
+
+
+def plcc(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Pearson's linear correlation, -1..1; nan where either side is constant."""
+    x = label - label.mean(axis=-1, keepdims=True)
+    y = prediction - prediction.mean(axis=-1, keepdims=True)
+    norm = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    # A constant's own rounded mean may differ from it by an ulp, so the norm alone cannot tell.
+    varies = (np.ptp(label, axis=-1) > 0) & (np.ptp(prediction, axis=-1) > 0) & (norm > 0)
+    correlation = np.full(norm.shape, np.nan)
+    np.divide((x * y).sum(axis=-1), norm, out=correlation, where=varies)
+    return correlation[()]
+
+
+def srcc(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation (ties share their mean rank); nan where either is constant."""
+    return plcc(rankdata(label, axis=-1), rankdata(prediction, axis=-1))
+
+
+def rmse(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Root mean squared error, on the label's scale."""
+    return np.sqrt(np.square(label - prediction).mean(axis=-1))
+
+
+def accuracy(label: np.ndarray, prediction: np.ndarray, threshold: float) -> np.ndarray:
+    """Share of images where score > threshold agrees with label > threshold (the paper's)."""
+    return ((label > threshold) == (prediction > threshold)).mean(axis=-1)
+
+
+def balanced_accuracy(label: np.ndarray, prediction: np.ndarray, threshold: float) -> np.ndarray:
+    """Mean of the two classes' recalls; of the one class present where the other is absent."""
+    positive, hit = label > threshold, (label > threshold) == (prediction > threshold)
+    recalls, present = [], []
+    for members in (positive, ~positive):
+        count = members.sum(axis=-1)
+        recalls.append((hit & members).sum(axis=-1) / np.maximum(count, 1))
+        present.append(count > 0)
+    return sum(recalls) / (present[0].astype(int) + present[1])
+
+
+def majority_accuracy(label: np.ndarray, threshold: float) -> np.ndarray:
+    """What always answering the more frequent class would score: the floor for accuracy."""
+    share = (label > threshold).mean(axis=-1)
+    return np.maximum(share, 1 - share)
+
+
+METRICS: dict[str, Metric] = {
+    "srcc": lambda label, prediction, _: srcc(label, prediction),
+    "plcc": lambda label, prediction, _: plcc(label, prediction),
+    "accuracy": accuracy,
+    "rmse": lambda label, prediction, _: rmse(label, prediction),
+    "balanced_accuracy": balanced_accuracy,
+    "majority_accuracy": lambda label, _, threshold: majority_accuracy(label, threshold),
+}
+
+
+def compute_metrics(
+    label: np.ndarray, prediction: np.ndarray, threshold: float
+) -> dict[str, float]:
+    """All of `METRICS` over N labels and N predictions."""
+    return {name: float(metric(label, prediction, threshold)) for name, metric in METRICS.items()}
+
+
+def bootstrap_intervals(
+    label: np.ndarray, prediction: np.ndarray, threshold: float, *, samples: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile intervals of `METRICS` over `samples` seeded resamples of the N images.
+
+    Resamples in which a metric is undefined (nan) are left out of its interval; the interval is
+    (nan, nan) where it is undefined in all of them, or where `samples` is 0.
+    """
+    count = len(label)
+    generator = np.random.default_rng(seed)
+    values: dict[str, list[np.ndarray]] = {name: [] for name in METRICS}
+    chunk = max(1, 2_000_000 // count)  # resamples at a time: bounds memory to some 100 MB
+    for start in range(0, samples, chunk):
+        pick = generator.integers(count, size=(min(chunk, samples - start), count))
+        picked_label, picked_prediction = label[pick], prediction[pick]
+        for name, metric in METRICS.items():
+            values[name].append(metric(picked_label, picked_prediction, threshold))
+    intervals = {}
+    for name, parts in values.items():
+        drawn = np.concatenate(parts) if parts else np.empty(0)
+        drawn = drawn[~np.isnan(drawn)]
+        low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (math.nan, math.nan)
+        intervals[name] = (float(low), float(high))
+    return intervals
+
+
+# ----------------------------------------------------------------------------- seeding
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy's global generator (third-party code) and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed for one epoch, a function of (seed, epoch) alone, so that a resumed run repeats it."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+# ----------------------------------------------------------------------------- optimization
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: the GPU if there is one. Raises `UserError` for a GPU that is not there."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise UserError(
+            f"--device {name}: torch sees {count} CUDA devices here; use --device cpu or auto"
+        )
+    return device
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module, fused: bool) -> torch.optim.Optimizer:
+    """Adam or AdamW; each group's lr is the peak that `lr_factor` scales."""
+    groups = parameter_groups(
+        model,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        new_layer_lr_factor=config.new_layer_lr_factor,
+    )
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.lr, fused=fused)
+
+
+def lr_factor(config: TrainConfig, progress: float) -> float:
+    """What lr is multiplied by after `progress` epochs (1.5: in the middle of the second)."""
+    if progress < config.warmup_epochs:
+        return progress / config.warmup_epochs
+    if config.schedule == "step":
+        return config.step_factor ** (int(progress) // config.step_epochs)
+    if config.schedule == "cosine":
+        done = (progress - config.warmup_epochs) / (config.epochs - config.warmup_epochs)
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1.0
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Mixed precision as --amp says."""
+    dtype = torch.float16 if config.amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=config.amp != "off")
+
+
+def to_device(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
+    """Images on `device`; channels last for a CNN, whose convolutions are faster that way."""
+    is_cnn = model.config.name == "delegate_cnn"
+    layout = torch.channels_last if is_cnn else torch.contiguous_format
+    return images.to(device, non_blocking=True, memory_format=layout)
+
+
+def progress_bar(loader: DataLoader, name: str) -> tqdm:
+    """A bar that leaves no trace, and none at all where nobody looks."""
+    return tqdm(loader, desc=name, leave=False, disable=not sys.stderr.isatty())

@@ -29,7 +29,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = path / WEIGHTS_FILE if path.is_dir() else path
     if not path.is_file():
         raise UserError(f"no weights at {path}: give a checkpoint file or folder")
-    _refuse_text(path)
+    refuse_text(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -56,7 +56,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return _unwrap(path, state), json.loads(metadata.get(CONFIG_KEY, "{}"))
 
 
-def _refuse_text(path: Path) -> None:
+def refuse_text(path: Path) -> None:
     """Raise `UserError` for an empty file and for a page or pointer saved in a file's place."""
     with path.open("rb") as file:
         start = file.read(256).lstrip().lower()

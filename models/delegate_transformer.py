@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from models.color_spaces import ColorHead, DistributionHead, PlainHead
+from models.hub import HubFolders
 from models.layers import (
     Downsample,
     LayerExplanation,
     Stage,
     build_head,
     drop_path_rates,
-    truncated_normal_init,
+    init_weights,
 )
 from models.options import ModelConfig
+from models.scoring_api import Scoring
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Explanation:
     layers: list[LayerExplanation]
 
 
-class ColorAesthetics(nn.Module, ABC):
+class ColorAesthetics(Scoring, HubFolders, ABC):
     """What every network of the family does once its body has made the last feature map.
 
     Subclasses build the body and `head`. `extra` holds what was saved beside the configuration.
@@ -95,8 +97,7 @@ class DelegateTransformer(ColorAesthetics):
         )
         self.norm = nn.LayerNorm(dims[-1])
         self.head = build_head(config)
-        if config.weight_init == "trunc_normal":
-            self.apply(truncated_normal_init)
+        init_weights(self, config)
         if config.variant != "ava":
             self.unused = unused_parameters(config)
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from errors import UserError
-from models.checkpoint_files import CONFIG_KEY
 from models.delegate_cnn import DelegateCNN
 from models.delegate_transformer import ColorAesthetics, DelegateTransformer
 from models.options import ARCHITECTURES, ModelConfig, resolve
-from models.weights import CONFIG_FILE, NEW_LAYERS, load_weights
+from models.weights import NEW_LAYERS
 
 
 def list_models() -> list[str]:
@@ -37,32 +33,14 @@ def build_model(
     released code and ours differ; `options` (see `OPTIONS`) override it one by one. Raises
     `UserError` for unknown names and impossible values.
     """
-    return _from_config(resolve(name, variant, recipe, targets, options))
+    return build_from_config(resolve(name, variant, recipe, targets, options))
 
 
-def _from_config(config: ModelConfig, *, load_backbone: bool = True) -> ColorAesthetics:
+def build_from_config(config: ModelConfig, *, load_backbone: bool = True) -> ColorAesthetics:
+    """The network of `config`; `load_backbone=False` where weights for a CNN's are to follow."""
     if config.name == "delegate_cnn":
         return DelegateCNN(config, load_backbone=load_backbone)
     return DelegateTransformer(config)
-
-
-def load_model(folder: str | Path) -> ColorAesthetics:
-    """Rebuild a network that `save_model` wrote, in evaluation mode; what was saved beside its
-    configuration is in `model.extra`. Raises `UserError`."""
-    path = Path(folder) / CONFIG_FILE
-    if not path.is_file():
-        raise UserError(f"no model in {folder}: it has no {CONFIG_FILE}")
-    try:
-        extra = json.loads(path.read_text())
-        config = ModelConfig.from_dict(extra.pop(CONFIG_KEY))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a model's configuration ({error!r})") from error
-    model = _from_config(config, load_backbone=False)
-    report = load_weights(model, folder)
-    if report.missing:
-        raise UserError(f"the weights in {folder} are incomplete: {report}")
-    model.extra = extra
-    return model.eval()
 
 
 def parameter_groups(

@@ -21,7 +21,8 @@ $(READY): requirements.txt
 	touch $@
 
 demo: $(READY)
-	$(VENV)/bin/python train_nni.py --output runs/demo --overwrite
+	$(VENV)/bin/python train_nni.py --dataset sample --model delegate_cnn \
+	  --epochs 8 --lr 2e-4 --new-layer-lr-factor 5
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest

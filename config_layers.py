@@ -29,8 +29,11 @@ def resolve_config(argv: Sequence[str], nni_parameters: Mapping[str, Any]) -> Tr
     layers = [(str(path), from_yaml(path))] if path else []
     layers += [("command line", flags), ("NNI", nni_parameters)]
     given = {key: value for _, values in layers for key, value in values.items()}
-    if given.get("resume") and given.get("output"):
-        return _resumed(Path(given["output"]) / CONFIG, layers)
+    resume = str(given.get("resume", "off")).lower()
+    if resume not in ("off", "false") and given.get("output"):
+        path = Path(given["output"]) / CONFIG
+        if resume != "auto" or path.is_file():
+            return _resumed(path, layers)
     if given.get("evaluate") and given.get("init_from"):
         layers.insert(0, _checkpoint_layer(Path(given["init_from"]), given.get("dataset")))
     return TrainConfig.from_layers(*layers)
@@ -124,11 +127,15 @@ def _parser() -> _Parser:
     for name, text in helps.items():
         if choices_of(name):
             text += f" [{', '.join(choices_of(name))}]"
-        boolean = {"action": argparse.BooleanOptionalAction} if kind_of(name) is bool else {}
+        extra: dict[str, Any] = {}
+        if kind_of(name) is bool:
+            extra["action"] = argparse.BooleanOptionalAction
+        if name == "resume":
+            extra |= {"nargs": "?", "const": "on"}
         parser.add_argument(
             "--" + name.replace("_", "-"),
             default=argparse.SUPPRESS,
             help=text.replace("%", "%%"),
-            **boolean,
+            **extra,
         )
     return parser

@@ -38,7 +38,7 @@ from photo_sources import Source, iter_sources, open_source
 from score_files import check_format, read_rows
 from score_output import Processes, ScoreOutput
 from scoring import Row, columns, score_column, score_photos
-from util import pick_device
+from util import keep_freed_memory, pick_device
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 SWEEPS = ("hue", "saturation", "temperature", "exposure")
@@ -107,6 +107,7 @@ def load_network(args: argparse.Namespace) -> ColorAesthetics:
     local_rank = os.environ.get("LOCAL_RANK")
     several = local_rank is not None and torch.cuda.is_available() and args.device == "auto"
     device = pick_device(f"cuda:{local_rank}" if several else args.device)
+    keep_freed_memory()
     model = load_model(args.weights)
     set_point_pooling(model, "image")
     return model.to(device)

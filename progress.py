@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from config import TrainConfig
+from distributed import on_main, share_weights
 from models import load_weights
 from run_folder import RunFolder
 
@@ -27,13 +28,15 @@ class Progress:
     """How far a run is, besides its tensors; saved with every checkpoint."""
 
     epoch: int = 0  # last finished epoch
+    step: int = 0  # finished steps of the next one
+    loss_sum: float = 0.0  # over their images
     best_epoch: int = 0
     best_srcc: float = -math.inf
     history: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, row: dict[str, float]) -> None:
         """Take in an epoch; an undefined SRCC (constant scores) is worse than any other."""
-        self.epoch = int(row["epoch"])
+        self.epoch, self.step, self.loss_sum = int(row["epoch"]), 0, 0.0
         self.history.append(row)
         rank = -math.inf if math.isnan(row["srcc"]) else row["srcc"]
         if self.best_epoch == 0 or rank > self.best_srcc:
@@ -42,25 +45,47 @@ class Progress:
     def save(
         self, run: RunFolder, model: nn.Module, training: Training, extra: Mapping[str, Any]
     ) -> None:
-        """Write the checkpoint of the epoch just added; `extra` goes into its config.json."""
+        """Write a checkpoint; `extra` goes into its config.json."""
         state = {name: part.state_dict() for name, part in training.items()}
-        run.save_epoch(
-            self.epoch, model, extra, {**asdict(self), **state}, best_epoch=self.best_epoch
+        on_main(
+            lambda: run.save_epoch(
+                self.epoch,
+                model,
+                extra,
+                {**asdict(self), **state},
+                best_epoch=self.best_epoch,
+                step=self.step,
+            )
         )
 
     @classmethod
     def restore(cls, run: RunFolder, model: nn.Module, training: Training) -> Progress:
         """Put the last checkpoint's tensors in place; a fresh `Progress` before the first one."""
-        state = run.load_state()
+        state = on_main(run.load_state)
         if state is None:
             return cls()
-        load_weights(model, run.path / "last")
+        load_from(run, "last", model)
         for name, part in training.items():
             part.load_state_dict(state.pop(name))
         progress = cls(**state)
-        run.link_best(progress.best_epoch)
-        print(f"resuming after epoch {progress.epoch}")
+        on_main(lambda: run.link_best(progress.best_epoch))
+        if progress.history:  # the kill may have come before the last epoch was written
+            on_main(lambda: write_history(run, progress))
+        steps = f" and {progress.step} steps" if progress.step else ""
+        print(f"resuming after epoch {progress.epoch}{steps}")
         return progress
+
+
+def write_history(run: RunFolder, progress: Progress) -> None:
+    """epochs.csv: a line an epoch."""
+    rows = [list(row.values()) for row in progress.history]
+    run.write_csv("epochs.csv", list(progress.history[0]), rows)
+
+
+def load_from(run: RunFolder, link: str, model: nn.Module) -> None:
+    """Load the weights of `last` or `best`; only rank 0 needs to see the run folder."""
+    on_main(lambda: load_weights(model, run.path / link))
+    share_weights(model)
 
 
 def log_epoch(
@@ -83,8 +108,9 @@ def log_epoch(
             "warning: more than half of the color points lie in no color space and get no gradient;"
             " train with --color-point-range unit"
         )
-    run.write_csv("epochs.csv", list(row), [list(past.values()) for past in progress.history])
+    write_history(run, progress)
     if writer:
         for name, value in row.items():
-            writer.add_scalar(name, value, progress.epoch)
+            if not math.isnan(value):  # undefined: no color spaces, constant scores
+                writer.add_scalar(name, value, progress.epoch)
         writer.flush()

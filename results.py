@@ -97,7 +97,7 @@ def write_results(
     scored: Mapping[str, Scored],
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Final metrics of each split in `scored` (the last is test) to the terminal and the folder.
+    """Final metrics of each split in `scored` (the last counts) to the terminal and the folder.
 
     Writes metrics.json, predictions.csv, scatter.png and, after a training, learning_curve.png.
     Returns {split: summary}.
@@ -106,24 +106,24 @@ def write_results(
         split: part.summary(samples=config.bootstrap, seed=config.seed)
         for split, part in scored.items()
     }
-    test = scored["test"]
-    target, metrics = test.names[-1], test.metrics()
-    facts = {"target": target, "protocol": config.protocol, "threshold": test.threshold}
+    split, last = list(scored.items())[-1]
+    target, metrics = last.names[-1], last.metrics()
+    facts = {"target": target, "protocol": config.protocol, "threshold": last.threshold}
     facts["best_epoch"] = progress.best_epoch if progress else None
     run.write_json("metrics.json", {**facts, **summaries})
-    write_predictions(run, test)
+    write_predictions(run, last)
     title = (
-        f"{config.dataset} test, {target}: SRCC {metrics['srcc']:.3f}, PLCC {metrics['plcc']:.3f}, "
-        f"RMSE {metrics['rmse']:.3f}, n = {len(test.ids):,}"
+        f"{config.dataset} {split}, {target}: SRCC {metrics['srcc']:.3f}, "
+        f"PLCC {metrics['plcc']:.3f}, RMSE {metrics['rmse']:.3f}, n = {len(last.ids):,}"
     )
     with replacing(run.path / "scatter.png") as temporary:
         save_scatter(
             temporary,
-            test.label[:, -1],
-            test.prediction[:, -1],
+            last.label[:, -1],
+            last.prediction[:, -1],
             title=title,
-            threshold=test.threshold,
-            scale=test.scale,
+            threshold=last.threshold,
+            scale=last.scale,
         )
     if progress:
         selected_on = "validation" if config.protocol == "holdout" else "test"
@@ -136,7 +136,7 @@ def write_results(
             )
         print(f"\nbest epoch by SRCC on the {selected_on} split: {progress.best_epoch}")
     print(
-        "\n" + format_table(summaries, target=target, paper=PAPER.get((config.dataset, test.names)))
+        "\n" + format_table(summaries, target=target, paper=PAPER.get((config.dataset, last.names)))
     )
     print(f"\nrun folder: {run.path}", flush=True)
     return summaries
@@ -199,7 +199,10 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(metric: Mapping[str, Any]) -> str:
-    low, high = metric["interval"]
-    if np.isnan(metric["value"]):
+    # Read back from metrics.json, what is undefined is None.
+    value, low, high = (
+        math.nan if v is None else v for v in (metric["value"], *metric["interval"])
+    )
+    if np.isnan(value):
         return "undefined: constant scores"
-    return f"{metric['value']:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]")
+    return f"{value:.3f}" + ("" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]")

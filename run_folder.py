@@ -5,6 +5,7 @@
     best, last          links to checkpoints            metrics.json      final metrics
     epochs/0007/        model.safetensors, config.json (weights and all that rebuilds the network),
                         training_state.pt (optimizer, epoch, history: what --resume needs)
+    epochs/0007-step-000120/    the same in the middle of epoch 8, of a run that was asked to stop
     predictions.csv     image, label, prediction        scatter.png, learning_curve.png
 
 Files and checkpoints are written under a temporary name, flushed to disk, then renamed into place.
@@ -34,6 +35,7 @@ from torch import nn
 
 from config import TrainConfig
 from config_layers import CONFIG
+from distributed import rank
 from errors import UserError
 from models import save_model
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 STATE = "training_state.pt"
+START = ("resume", "output", "overwrite")  # how a run was started, and no part of its configuration
 
 
 class RunFolder:
@@ -50,24 +53,31 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any], device: torch.device) -> RunFolder:
-        """Make the folder and record configuration and environment.
+    def create(
+        cls,
+        path: Path,
+        config: Mapping[str, Any],
+        device: torch.device,
+        notes: Mapping[str, Any] | None = None,
+    ) -> RunFolder:
+        """Make the folder and record configuration, environment and, within it, `notes`.
 
         Raises `UserError` if `path` is there already, unless as an empty folder.
         """
         check_free(path)
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path)
-        run.write_config(config)
-        run.write_json("environment.json", environment(device))
+        run.write_json("environment.json", environment(device) | dict(notes or {}))
+        run.write_config(config)  # last: a folder that has it can be reopened
         return run
 
     @classmethod
     def reopen(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         """The folder of an earlier run, cleared of what a kill may have left half-written.
 
-        `config` is recorded: a resumed run may have more epochs. Raises `UserError` if there is no
-        run at `path`.
+        `last` is pointed to the newest checkpoint, which a kill may have prevented. `config` is
+        recorded: a resumed run may have more epochs. Raises `UserError` if there is no run at
+        `path`.
         """
         if not (path / CONFIG).is_file():
             raise UserError(f"cannot resume: {path} holds no run ({CONFIG} is not there)")
@@ -78,6 +88,8 @@ class RunFolder:
                 leftover.unlink()
         run = cls(path)
         run.write_config(config)
+        if checkpoints := sorted(path.glob("epochs/*")):
+            run._link("last", checkpoints[-1].name)
         return run
 
     @contextmanager
@@ -86,15 +98,16 @@ class RunFolder:
         try:
             yield
         except UserError:
-            if not any(self.path.glob("**/last")):  # also of a subfolder: --seeds
+            useful = any(self.path.glob("**/last"))  # also of a subfolder: --seeds
+            if rank() == 0 and not useful:
                 shutil.rmtree(self.path)
             raise
 
     # --- files
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the resolved configuration, without what says how the run was started."""
-        values = {key: value for key, value in config.items() if key not in ("resume", "output")}
+        """Write the resolved configuration, without `START`."""
+        values = {key: value for key, value in config.items() if key not in START}
         self.write_text(CONFIG, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def write_text(self, name: str, text: str) -> None:
@@ -116,8 +129,11 @@ class RunFolder:
     def tensorboard(self, first_epoch: int) -> Iterator[SummaryWriter | None]:
         """A TensorBoard writer that hides earlier events from `first_epoch` on.
 
-        None where tensorboardX is not installed.
+        None where tensorboardX is not installed, and but for the first of several processes.
         """
+        if rank() > 0:
+            yield None
+            return
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -137,13 +153,16 @@ class RunFolder:
         state: Mapping[str, Any],
         *,
         best_epoch: int,
+        step: int = 0,
     ) -> None:
-        """Write the checkpoint of `epoch`, point `last` and `best` to theirs, drop the others.
+        """Write the checkpoint after `step` steps more than `epoch` epochs, point `last` and `best`
+        to theirs (none is best before the first epoch ends: 0), drop the others.
 
         `extra` goes into the checkpoint's config.json, `state` into its training_state.pt. A kill
         between two steps leaves both links on whole checkpoints; `link_best` mends the second.
         """
-        folder = self._epoch_folder(epoch)
+        name = f"{epoch:04d}" + (f"-step-{step:06d}" if step else "")
+        folder = self.path / "epochs" / name
         folder.parent.mkdir(exist_ok=True)
         temporary = folder.with_name(f".tmp-{folder.name}")
         temporary.mkdir()
@@ -152,20 +171,22 @@ class RunFolder:
         for file in temporary.iterdir():
             _flush(file)
         _flush(temporary)
-        if folder.exists():  # an epoch that was written but not yet linked when the run was killed
-            shutil.rmtree(folder)
         temporary.rename(folder)
         _flush(folder.parent)
-        self._link("last", epoch)
+        self._link("last", name)
         self.link_best(best_epoch)
 
     def link_best(self, epoch: int) -> None:
-        """Point `best` to the checkpoint of `epoch`; remove those that nothing points to."""
-        self._link("best", epoch)
+        """Point `best` to the checkpoint of `epoch`, unless it is 0; remove those that nothing
+        points to."""
+        if epoch:
+            self._link("best", f"{epoch:04d}")
         linked = {(self.path / link).resolve() for link in ("last", "best")}
         for folder in (self.path / "epochs").iterdir():
             if folder.resolve() not in linked:
-                shutil.rmtree(folder)
+                # Renamed first: what has no temporary name is a whole checkpoint, at any moment.
+                doomed = folder.rename(folder.with_name(f".tmp-{folder.name}"))
+                shutil.rmtree(doomed)
 
     def load_state(self) -> dict[str, Any] | None:
         """training_state.pt of the `last` checkpoint on the CPU; None before the first one."""
@@ -174,11 +195,8 @@ class RunFolder:
             return None
         return torch.load(file, map_location="cpu", weights_only=True)
 
-    def _epoch_folder(self, epoch: int) -> Path:
-        return self.path / "epochs" / f"{epoch:04d}"
-
-    def _link(self, name: str, epoch: int) -> None:
-        target = self._epoch_folder(epoch)
+    def _link(self, name: str, checkpoint: str) -> None:
+        target = self.path / "epochs" / checkpoint
         if not target.is_dir():
             raise UserError(f"cannot resume: {target}, the checkpoint for {name!r}, is missing")
         temporary = self.path / f".tmp-{name}"
@@ -186,6 +204,15 @@ class RunFolder:
         temporary.symlink_to(target.relative_to(self.path))
         temporary.replace(self.path / name)
         _flush(self.path)
+
+
+def open_folder(
+    config: TrainConfig, device: torch.device, notes: Mapping[str, Any] | None = None
+) -> RunFolder:
+    """The run folder: a new one, or with --resume the one that is there."""
+    if config.resume != "off" and (config.output / CONFIG).is_file():
+        return RunFolder.reopen(config.output, config.to_dict())
+    return RunFolder.create(config.output, config.to_dict(), device, notes)
 
 
 def default_folder(config: TrainConfig) -> Path:
@@ -196,8 +223,10 @@ def default_folder(config: TrainConfig) -> Path:
 
 
 def check_free(path: Path) -> None:
-    """Raise `UserError` unless `path` is absent or an empty folder."""
-    if path.is_dir() and any(path.iterdir()):
+    """Raise `UserError` unless `path` is absent or a folder without a run (what a run left that was
+    killed at its very start is none)."""
+    leftover = (".tmp-", "environment.json")
+    if path.is_dir() and not all(entry.name.startswith(leftover) for entry in path.iterdir()):
         raise UserError(
             f"output folder {path} is not empty: give another --output, or --resume to continue"
             " the run in it"

@@ -14,23 +14,29 @@ Your own photographs, from any CSV:
 
 Score a test split without training; continue a run that was stopped; repeat with other seeds:
     python train_nni.py --evaluate --init-from runs/x/best
-    python train_nni.py --resume --output runs/x
+    python train_nni.py --resume --output runs/x      (auto: start it, if there is none)
     python train_nni.py --seeds 0,1,2
 
-Tune with NNI (every hyperparameter may be a key of search_space.json):
+Tune with NNI (every hyperparameter may be a key of search_space.json), then score the best trial:
     nnictl create --config config.yml -p 8999
+    python train_nni.py best --experiment ID
 
-All flags: --help; the same keys in a YAML file: --config FILE.
+Several GPUs; several machines (distributed.py); --batch-size counts the images of all of them:
+    torchrun --nproc_per_node=4 train_nni.py --dataset icaa17k ...
+
+All flags: --help; in a YAML file: --config FILE. Exit code 0: done; 2: bad input; 75: stopped by
+SIGTERM or Ctrl-C, checkpoint saved, --resume goes on there.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,23 +45,36 @@ from torch.utils.data import DataLoader
 
 from config import TrainConfig
 from config_layers import CONFIG, resolve_config
-from dataset import ColorDataset, data_spec_from, make_loader
+from distributed import (
+    gathered,
+    largest,
+    local_device,
+    on_main,
+    parallel,
+    process_group,
+    rank,
+    summed,
+    world,
+)
 from errors import UserError, run_cli
-from labels import Labels, drop_broken, load_splits, split_by_score
-from models import build_model, dead_color_points, load_weights
-from nni_trial import nni_metrics, nni_trial, trial_folder
-from progress import Progress, log_epoch
+from models import dead_color_points
+from nni_best import show_best
+from nni_trial import Trial, current_trial
+from preemption import EXIT_CODE, Preempted, StopRequest, stop_request
+from progress import Progress, load_from, log_epoch
 from results import Scored, checkpoint_extra, format_repeats, write_results
-from run_folder import RunFolder, check_free, default_folder
+from run_folder import RunFolder, check_free, default_folder, open_folder
+from setting import Setting, build_loader, build_network, build_splits
 from util import (
     LOSSES,
     autocast,
     build_optimizer,
-    epoch_seed,
+    keep_freed_memory,
     lr_factor,
     pick_device,
     progress_bar,
     seed_everything,
+    step_seed,
     to_device,
 )
 
@@ -64,117 +83,47 @@ Report = Callable[[Mapping[str, float]], None]  # gets each epoch's row
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a run needs besides the network: settled before anything is written."""
+class Training:
+    """What takes part in the steps."""
 
-    config: TrainConfig
-    device: torch.device
-    splits: dict[str, Labels]  # train, val and test; with protocol paper val is the test split
-
-
-# ------------------------------------------------------------------------------- setup
-
-
-def build_splits(config: TrainConfig) -> dict[str, Labels]:
-    """Labels of train, val and test. Raises `UserError` for bad data.
-
-    Where there is no test split, one is carved from train with seed 0, the same for all runs. With
-    --protocol paper val is the test split. With --evaluate, --test-csv alone will do.
-    """
-    test_alone = config.evaluate and config.test_csv is not None and config.train_csv is None
-    if test_alone:
-        config = replace(config, train_csv=config.test_csv, test_csv=None)
-    spec = data_spec_from(Namespace(**vars(config)))
-    splits = load_splits(replace(spec, require_images=not config.skip_broken))
-    if config.skip_broken:
-        for name, labels in splits.items():
-            splits[name], broken = drop_broken(labels)
-            print(f"{name}: {len(broken)} of {len(labels)} images left out as broken")
-            for image in broken:
-                print(f"  {image.where}: {image.reason}")
-    train, test = splits["train"], splits["train"] if test_alone else splits.get("test")
-    if test is None:
-        train, test = split_by_score(train, config.test_fraction, seed=0)
-        test = replace(test, split="test")
-    if config.protocol == "paper" or config.evaluate:
-        return {"train": train, "val": test, "test": test}
-    train, val = split_by_score(train, config.val_fraction, config.seed)
-    return {"train": train, "val": val, "test": test}
-
-
-def build_network(config: TrainConfig, targets: Sequence[str]) -> nn.Module:
-    """The network with its starting weights: those of --init-from, or seeded random ones."""
-    seed_everything(config.seed)
-    model = build_model(
-        config.model,
-        config.variant,
-        recipe=config.recipe,
-        targets=targets,
-        **config.model_options,
-    )
-    if config.init_from is not None:
-        report = load_weights(model, config.init_from, allow_partial=config.allow_partial)
-        print(f"{config.init_from}: {report}")
-        if config.evaluate and report.missing:
-            raise UserError(
-                f"{config.init_from} lacks {', '.join(report.missing[:3])} of {config.model} for "
-                f"the targets {', '.join(targets)}: nothing to evaluate; are the targets others?"
-            )
-    return model
-
-
-def build_loader(setting: Setting, split: str, image_size: int) -> DataLoader:
-    """Batches (images B x 3 x S x S, unit targets B x T, indices B) of a split."""
-    config, train = setting.config, split == "train"
-    dataset = ColorDataset(
-        setting.splits[split],
-        image_size=image_size,
-        resize=round(config.resize_ratio * image_size),
-        train=train,
-        seed=config.seed,
-    )
-    return make_loader(
-        dataset,
-        batch_size=config.batch_size,
-        shuffle=train,
-        seed=config.seed,
-        workers=config.workers,
-        device=setting.device,
-    )
+    model: nn.Module
+    network: nn.Module  # the same, its gradients averaged over the processes if there are several
+    loader: DataLoader
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
 
 
 # ------------------------------------------------------------------------------- loops
 
 
-def train_one_epoch(
-    setting: Setting,
-    model: nn.Module,
-    loader: DataLoader,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    epoch: int,
-) -> float:
-    """One pass over the training images; the mean loss an image.
+def train_epoch(
+    setting: Setting, training: Training, progress: Progress, stop: StopRequest
+) -> None:
+    """Steps of the epoch after `progress.epoch`, from `progress.step` to its end or a stop request.
 
-    Raises `UserError` at a loss that is not finite, naming epoch and step.
+    Leaves in `progress` the steps that are done and the sum of their images' losses. Raises
+    `UserError` at a loss that is not finite, naming epoch and step.
     """
-    config, device = setting.config, setting.device
+    config, device, model = setting.config, setting.device, training.model
+    optimizer, scaler, batches = training.optimizer, training.scaler, training.loader.batch_sampler
     loss_function = LOSSES[config.loss]
-    model.train()
-    # Drop path depends on (seed, epoch) alone, so that a resumed run repeats it.
-    seed_everything(epoch_seed(config.seed, epoch))
-    loader.dataset.set_epoch(epoch)
-    total = torch.zeros((), device=device)
-    images_seen = 0
+    epoch, steps = progress.epoch + 1, batches.steps
+    training.network.train()
+    training.loader.dataset.set_epoch(epoch)
+    batches.first = first = progress.step
+    total = torch.tensor(progress.loss_sum, device=device)
     first_bad = torch.tensor(-1, device=device)  # step of the first loss that is not finite
-    for step, (images, target, _) in enumerate(progress_bar(loader, f"epoch {epoch}")):
-        factor = lr_factor(config, epoch - 1 + (step + 0.5) / len(loader))
+    bar = progress_bar(training.loader, f"epoch {epoch}")
+    for step, (images, target, _) in enumerate(bar, start=first):
+        # Drop path depends on these four alone, so that a resumed run repeats it.
+        seed_everything(step_seed(config.seed, epoch, step, rank()))
+        factor = lr_factor(config, epoch - 1 + (step + 0.5) / steps)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         target = target.to(device, non_blocking=True)
         with autocast(config, device):
-            prediction = model(to_device(images, model, device))
-        loss = loss_function(prediction, target)
+            prediction = training.network(to_device(images, model, device))
+        loss = loss_function(prediction, target) * batches.weight(step)
 
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
@@ -185,12 +134,15 @@ def train_one_epoch(
         scaler.update()
 
         # Sums stay on the device: reading one every step would make the host wait for it.
-        total += loss.detach() * len(images)
-        images_seen += len(images)
+        total += loss.detach() * batches.size(step)
         first_bad = torch.where((first_bad < 0) & ~loss.detach().isfinite(), step, first_bad)
-        if (step + 1) % CHECK_EVERY == 0 or step + 1 == len(loader):
-            check_finite(int(first_bad), epoch, len(loader))
-    return float(total) / images_seen
+        progress.step = step + 1
+        stopping = largest(int(bool(stop))) > 0
+        if progress.step % CHECK_EVERY == 0 or progress.step == steps or stopping:
+            check_finite(largest(int(first_bad)), epoch, steps)
+        if stopping:
+            break
+    progress.loss_sum = float(summed(total)) / world()
 
 
 def check_finite(first_bad: int, epoch: int, steps: int) -> None:
@@ -212,7 +164,11 @@ def predict(
     finite.
     """
     model.eval()
-    scores, indices, dead = [], [], []
+    count, targets = len(loader.dataset), loader.dataset.targets.shape[1]
+    # Of several processes one may have no batch.
+    scores = [torch.empty(0, targets, device=setting.device)]
+    indices = [torch.empty(0, dtype=torch.int64)]
+    dead = torch.zeros((), device=setting.device)
     for images, _, index in progress_bar(loader, name):
         with autocast(setting.config, setting.device):
             features = model.forward_features(to_device(images, model, setting.device))
@@ -220,98 +176,121 @@ def predict(
         scores.append(batch_scores.float())
         indices.append(index)
         if weights is not None:
-            share = dead_color_points(weights, model.config.num_color_points)
-            dead.append(share * len(images))
-    result = torch.cat(scores).cpu().double().numpy()
+            dead += dead_color_points(weights, model.config.num_color_points) * len(images)
+    result = gathered(torch.cat(scores), torch.cat(indices), count).double().numpy()
     if not np.isfinite(result).all():
         raise UserError(f"{name}: the network's scores are not finite numbers; lower --lr")
-    order = torch.cat(indices).argsort().numpy()
-    share = float(torch.stack(dead).sum()) / len(result) if dead else math.nan
-    return result[order], share
+    share = float(summed(dead)) / count if model.config.color_spaces else math.nan
+    return result, share
 
 
 # ------------------------------------------------------------------------------- a run
 
 
 def fit(setting: Setting, model: nn.Module, run: RunFolder, report: Report | None) -> Progress:
-    """Train from the last checkpoint of `run`, or from the start; a checkpoint every epoch."""
+    """Train from the last checkpoint of `run`, or from the start; a checkpoint every epoch.
+
+    Raises `Preempted`, after one more checkpoint, when a signal asked to stop.
+    """
     config, device = setting.config, setting.device
     size = model.config.image_size
-    loaders = {split: build_loader(setting, split, size) for split in ("train", "val")}
+    loader, val_loader = (build_loader(setting, split, size) for split in ("train", "val"))
     optimizer = build_optimizer(config, model, fused=device.type == "cuda")
     scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-    training = {"optimizer": optimizer, "scaler": scaler}
-    progress = Progress.restore(run, model, training)
+    kept = {"optimizer": optimizer, "scaler": scaler}
+    progress = Progress.restore(run, model, kept)
+    training = Training(model, parallel(model, device), loader, optimizer, scaler)
     extra = checkpoint_extra(setting.splits["train"])
-    with run.tensorboard(first_epoch=progress.epoch + 1) as writer:
-        for epoch in range(progress.epoch + 1, config.epochs + 1):
+    with run.tensorboard(first_epoch=progress.epoch + 1) as writer, stop_request() as stop:
+        while progress.epoch < config.epochs:
             started = time.perf_counter()
-            loss = train_one_epoch(setting, model, loaders["train"], optimizer, scaler, epoch)
-            scores, dead = predict(setting, model, loaders["val"], f"epoch {epoch}, val")
+            train_epoch(setting, training, progress, stop)
+            if progress.step < loader.batch_sampler.steps:
+                progress.save(run, model, kept, extra)
+                raise Preempted
+            epoch = progress.epoch + 1
+            scores, dead = predict(setting, model, val_loader, f"epoch {epoch}, val")
             row = {
                 "epoch": epoch,
                 "lr": optimizer.param_groups[0]["lr"],
-                "train_loss": loss,
+                "train_loss": progress.loss_sum / len(loader.dataset),
                 **Scored.from_unit(setting.splits["val"], scores).metrics(),
                 "dead_color_points": dead,
                 "seconds": time.perf_counter() - started,
             }
             progress.add(row)
-            progress.save(run, model, training, extra)
-            log_epoch(config, run, progress, writer)
+            progress.save(run, model, kept, extra)
+            if rank() == 0:
+                log_epoch(config, run, progress, writer)
             if report:
                 report(row)
+            if largest(int(bool(stop))) > 0:
+                raise Preempted
     return progress
 
 
-def run(config: TrainConfig, report: Report | None = None) -> tuple[Progress | None, dict]:
+def run(
+    config: TrainConfig,
+    report: Report | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> tuple[Progress | None, dict]:
     """One training (or, with --evaluate, none), then the test split once, with the best weights.
 
-    Returns the progress and {split: summary of metrics}.
+    `notes` go into the run folder's environment.json. Returns the progress and {split: summary of
+    metrics}. Raises `UserError` for bad input, `Preempted` when asked to stop.
     """
-    device = pick_device(config.device)
+    device = local_device(pick_device(config.device))
+    keep_freed_memory()
     if config.amp == "fp16" and device.type == "cpu":
         raise UserError("--amp fp16 needs a GPU: use bf16 or off on the CPU")
+    if config.batch_size % world():
+        raise UserError(
+            f"--batch-size {config.batch_size} counts the images of all {world()} processes: give a"
+            f" multiple of {world()}"
+        )
     setting = Setting(config, device, build_splits(config))
     model = build_network(config, setting.splits["train"].targets).to(device)
     sizes = ", ".join(f"{name} {len(labels):,}" for name, labels in setting.splits.items())
-    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"{config.dataset}: {sizes} images; {config.model}: {parameters:.2f} M on {device}")
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    of = f", {world()} processes" if world() > 1 else ""
+    print(f"{config.dataset}: {sizes} images; {config.model}: {parameters:.2f} M on {device}{of}")
     if config.protocol == "paper" and not config.evaluate:
         print("PROTOCOL PAPER: the epoch is selected on the test split, as the paper's code did")
 
-    if config.resume and (config.output / CONFIG).is_file():
-        folder = RunFolder.reopen(config.output, config.to_dict())
-    else:
-        folder = RunFolder.create(config.output, config.to_dict(), device)
+    folder = on_main(lambda: open_folder(config, device, notes))
     with folder.dropped_if_useless():
         progress = None
         if not config.evaluate:
             progress = fit(setting, model, folder, report)
-            load_weights(model, folder.path / "best")
-        splits = ("val", "test") if progress and config.protocol == "holdout" else ("test",)
+            load_from(folder, "best", model)
         scored = {}
-        for split in splits:
+        for split in splits_to_score(config):
             loader = build_loader(setting, split, model.config.image_size)
             scores, _ = predict(setting, model, loader, split)
             scored[split] = Scored.from_unit(setting.splits[split], scores)
-        return progress, write_results(folder, config, scored, progress)
+        return progress, on_main(lambda: write_results(folder, config, scored, progress))
+
+
+def splits_to_score(config: TrainConfig) -> list[str]:
+    """What the best weights are scored on at the end, the split that counts last."""
+    if config.evaluate or config.protocol == "paper":
+        return ["test"]
+    return ["val", "test"] if config.score_test else ["val"]
 
 
 def run_seeds(config: TrainConfig) -> None:
     """Repeat for each of --seeds in a subfolder; print and write mean and standard deviation."""
-    if config.resume:
-        folder = RunFolder.reopen(config.output, config.to_dict())
-    else:
-        folder = RunFolder.create(config.output, config.to_dict(), pick_device(config.device))
+    device = local_device(pick_device(config.device))
+    folder = on_main(lambda: open_folder(config, device))
     with folder.dropped_if_useless():
         repeats = []
         for seed in config.seeds:
             print(f"\n=== seed {seed}")
             output = folder.path / f"seed-{seed}"
             repeats.append(run(replace(config, seed=seed, seeds=(), output=output))[1])
-        folder.write_json("metrics.json", dict(zip(map(str, config.seeds), repeats, strict=True)))
-        target = list(repeats[0]["test"]["targets"])[-1]
+        table = dict(zip(map(str, config.seeds), repeats, strict=True))
+        on_main(lambda: folder.write_json("metrics.json", table))
+        target = list(list(repeats[0].values())[-1]["targets"])[-1]
         print("\n" + format_repeats(repeats, target=target))
         print(f"\nrun folder: {folder.path}")
 
@@ -319,28 +298,50 @@ def run_seeds(config: TrainConfig) -> None:
 # ------------------------------------------------------------------------------- NNI, main
 
 
+def run_trial(config: TrainConfig, trial: Trial) -> None:
+    """One training for NNI, which gets every epoch's metrics, and at the end the best epoch's."""
+    print(f"run folder: {config.output}", flush=True)
+    on_main(lambda: trial.link(config.output))
+    progress, _ = run(config, trial.report, trial.notes)
+    trial.finish(next(row for row in progress.history if row["epoch"] == progress.best_epoch))
+
+
+def place(config: TrainConfig, trial: Trial | None) -> TrainConfig:
+    """`config` with its output folder settled. Raises `UserError` where that is in use."""
+    if config.output is None:
+        output = trial.folder if trial else default_folder(config)
+        config = replace(config, output=output)
+        if trial and (output / CONFIG).is_file():
+            config = replace(config, **trial.again(output))
+    if config.overwrite and (config.output / CONFIG).is_file():
+        shutil.rmtree(config.output)
+    if config.resume == "off":
+        check_free(config.output)
+    return config
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Train or evaluate as the command line says."""
-    nni = nni_trial()
-    parameters = nni.get_next_parameter() if nni else {}
-    config = resolve_config(sys.argv[1:] if argv is None else argv, parameters)
-    if config.output is None:
-        output = trial_folder(nni) if nni else default_folder(config)
-        config = replace(config, output=output)
-    if not config.resume:
-        check_free(config.output)
-    if config.seeds and nni:
-        raise UserError("--seeds within an NNI trial: let NNI run a trial for each seed")
-    if config.seeds:
-        run_seeds(config)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["best"]:
+        show_best(argv[1:], run)
         return 0
-    if nni is None:
-        run(config)
-        return 0
-    print(f"run folder: {config.output}", flush=True)
-    progress, _ = run(config, lambda row: nni.report_intermediate_result(nni_metrics(row)))
-    best = next(row for row in progress.history if row["epoch"] == progress.best_epoch)
-    nni.report_final_result(nni_metrics(best))
+    with process_group():
+        trial = current_trial()
+        asked = resolve_config(argv, trial.parameters if trial else {})
+        config = on_main(lambda: place(asked, trial))
+        if config.seeds and trial:
+            raise UserError("--seeds within an NNI trial: let NNI run a trial for each seed")
+        try:
+            if config.seeds:
+                run_seeds(config)
+            elif trial:
+                run_trial(config, trial)
+            else:
+                run(config)
+        except Preempted:
+            print(f"\nstopped by a signal; to go on: --resume --output {config.output}", flush=True)
+            return EXIT_CODE
     return 0
 
 

@@ -7,6 +7,7 @@ A split is never cut into batches and averaged: rank correlation is not a mean o
 
 from __future__ import annotations
 
+import ctypes
 import math
 import random
 import sys
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from config import TrainConfig
+from distributed import rank
 from errors import UserError
 from models import parameter_groups
 
@@ -153,9 +155,10 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed for one epoch, a function of (seed, epoch) alone, so that a resumed run repeats it."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def step_seed(*numbers: int) -> int:
+    """A seed for one step, a function of the `numbers` (seed, epoch, step, rank) alone, so that a
+    resumed run repeats it."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 # ----------------------------------------------------------------------------- optimization
@@ -172,6 +175,19 @@ def pick_device(name: str) -> torch.device:
             f"--device {name}: torch sees {count} CUDA devices here; use --device cpu or auto"
         )
     return device
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed, as MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 do.
+
+    Every step on a CPU asks for the same large buffers again, and fresh pages are slow. Nothing
+    happens where the C library is not glibc.
+    """
+    trim_threshold, mmap_max = -1, -4  # names of the parameters in malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(mmap_max, 0)
+        mallopt(trim_threshold, -1)
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module, fused: bool) -> torch.optim.Optimizer:
@@ -215,4 +231,4 @@ def to_device(images: Tensor, model: nn.Module, device: torch.device) -> Tensor:
 
 def progress_bar(loader: DataLoader, name: str) -> tqdm:
     """A bar that leaves no trace, and none at all where nobody looks."""
-    return tqdm(loader, desc=name, leave=False, disable=not sys.stderr.isatty())
+    return tqdm(loader, desc=name, leave=False, disable=rank() > 0 or not sys.stderr.isatty())

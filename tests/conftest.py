@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,3 +32,13 @@ def browser() -> Iterator[object]:
         yield playwright.chromium.launch(
             executable_path=str(chromium), args=[f"--{flag}" for flag in flags]
         )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """One thread for torch: sums in another order round otherwise, and processes started by these
+    tests have one thread, too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -89,7 +89,7 @@ def test_every_key_is_a_flag_and_survives_the_file(tmp_path: Path) -> None:
         flag = "--" + name.replace("_", "-")
         value = option.choices[0] if option.choices else values[option.type]
         flags += [flag] if value is None else [flag, value]
-    flags += ["--targets", "MOS,color", "--score-range", "1,7", "--seeds", "0, 1", "--no-resume"]
+    flags += ["--targets", "MOS,color", "--score-range", "1,7", "--seeds", "0, 1", "--no-evaluate"]
     flags += ["--grad-clip", "none", "--data-root", "a b"]
     config = resolve(*flags)
     assert set(OPTIONS) == set(config.model_options)

@@ -82,7 +82,8 @@ def test_a_kill_at_any_step_leaves_whole_checkpoints(
         run.link_best(state["best"])
         assert mark_of(run, "last") == last
         assert mark_of(run, "best") == state["best"]
-        save(run, 3, best_epoch=3 if third_is_best else 1)  # as a resumed run would
+        if last == 2:  # as a resumed run would
+            save(run, 3, best_epoch=3 if third_is_best else 1)
         assert mark_of(run, "last") == 3
         assert mark_of(run, "best") == (3 if third_is_best else 1)
         kept = sorted(path.name for path in (run.path / "epochs").iterdir())

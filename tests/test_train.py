@@ -17,6 +17,7 @@ from scipy import stats
 from tiny import write_tiny_dataset
 from torch import Tensor
 
+import setting
 import train_nni
 from config_layers import resolve_config
 from errors import UserError
@@ -24,7 +25,8 @@ from labels import Labels
 from models import build_model, load_model
 from progress import Progress
 from results import PAPER, Scored, format_table
-from train_nni import build_splits, main, run
+from setting import build_splits
+from train_nni import main, run
 
 EPOCHS = 3
 
@@ -170,6 +172,7 @@ def test_evaluate_repeats_the_test_scores(trained: Path, flags: list[str], tmp_p
     """The network, its targets and their order come from the checkpoint."""
     test_csv = flags[flags.index("--test-csv") + 1]
     argv = ["--evaluate", "--init-from", str(trained / "best"), "--score-range", "1,7"]
+    argv += ["--batch-size", "4"]  # as in training: other batches, other rounding
     output = tmp_path / "evaluated"
     assert main([*argv, "--test-csv", test_csv, "--output", str(output), "--device", "cpu"]) == 0
     assert not (output / "epochs").exists()
@@ -195,7 +198,7 @@ def test_the_test_split_is_scored_once(flags: list[str], monkeypatch: pytest.Mon
     """Nothing of the test split is looked at before the weights are chosen."""
     scored: list[tuple[str, ...]] = []
     monkeypatch.setattr(train_nni, "predict", fake_predict(scored))
-    monkeypatch.setattr(train_nni, "train_one_epoch", lambda *_: 0.5)
+    monkeypatch.setattr(train_nni, "train_epoch", skip_steps)
     monkeypatch.setattr(train_nni, "write_results", lambda *_: {})
     config = resolve_config(flags, {})
     splits = build_splits(config)
@@ -207,6 +210,11 @@ def test_the_test_split_is_scored_once(flags: list[str], monkeypatch: pytest.Mon
         output = Path(splits["train"].source).parent / protocol
         run(resolve_config([*flags, "--protocol", protocol, "--output", str(output)], {}))
         assert [name_of(ids, splits) for ids in scored] == expected
+
+
+def skip_steps(_: object, training: train_nni.Training, progress: Progress, stop: object) -> None:
+    """A `train_epoch` that does nothing."""
+    progress.step = training.loader.batch_sampler.steps
 
 
 def fake_predict(scored: list[tuple[str, ...]]):  # noqa: ANN201
@@ -254,7 +262,7 @@ def test_dead_color_points_warn_with_the_way_out(
         torch.nn.init.constant_(model.head.color_points.bias, 9.0)  # far outside of [0, 1]
         return model
 
-    monkeypatch.setattr(train_nni, "build_model", build_with_dead_points)
+    monkeypatch.setattr(setting, "build_model", build_with_dead_points)
     argv = [*flags, "--epochs", "2", "--color-point-range", "free", "--output", str(tmp_path / "x")]
     assert main(argv) == 0
     text = capsys.readouterr().out

@@ -20,7 +20,6 @@ from util import (
     bootstrap_intervals,
     compute_metrics,
     emd_loss,
-    epoch_seed,
     lr_factor,
     majority_accuracy,
     mean_rating,
@@ -29,6 +28,7 @@ from util import (
     plcc,
     rmse,
     srcc,
+    step_seed,
 )
 
 
@@ -169,9 +169,9 @@ def test_schedules(dataset: str, progress: float, factor: float) -> None:
 
 
 def test_seed_of_an_epoch_depends_on_both() -> None:
-    seeds = [epoch_seed(seed, epoch) for seed in range(5) for epoch in range(5)]
+    seeds = [step_seed(seed, epoch) for seed in range(5) for epoch in range(5)]
     assert len(set(seeds)) == 25
-    assert epoch_seed(3, 4) == epoch_seed(3, 4)
+    assert step_seed(3, 4) == step_seed(3, 4)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.plain_layout import PlainDelegateTransformer
 from models import build_model, to_released_state_dict
+from util import keep_freed_memory
 
 LAYOUTS = ("ours", "plain")
 MODES = ("forward", "training step")
@@ -96,8 +97,9 @@ def peak_memory(layout: str, mode: str, args: argparse.Namespace) -> float:
     step = stepper(layout, mode, args)
     step()
     step()
-    if args.device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    if args.device == "cpu":  # not getrusage's: that starts at what the parent process had
+        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(peak[1]) / 2**20
     return torch.cuda.max_memory_allocated() / 2**30
 
 
@@ -132,6 +134,7 @@ def main() -> None:
     """Measure and print."""
     args = parse_arguments()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     if args.memory_of:
         print(peak_memory(*args.memory_of, args))
         return

@@ -23,6 +23,7 @@ from models import ColorAesthetics, build_model
 from photo_sources import Source, iter_sources
 from preprocessing import normalise, resize
 from scoring import score_photos
+from util import keep_freed_memory
 
 
 def one_at_a_time(model: ColorAesthetics, sources: list[Source]) -> list[float]:
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400, help="photographs (default 400)")
     parser.add_argument("--repeats", type=int, default=1, help="the fastest counts")
     args = parser.parse_args()
+    keep_freed_memory()
     sources = list(islice(iter_sources([args.images]), args.count))
     for name in args.models:
         model = build_model(name, point_pooling="image").eval()

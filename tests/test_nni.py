@@ -52,7 +52,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]
         pytest.skip("nnictl is not installed beside this Python")
     folder = tmp_path_factory.mktemp("nni")
     config = yaml.safe_load((ROOT / "config.yml").read_text(encoding="utf-8"))
-    del config["searchSpaceFile"], config["assessor"]
+    del config["assessor"]
     command = shlex.split(config["trialCommand"])
     command[:2] = [sys.executable, str(ROOT / "train_nni.py")]
     command += ["--data-root", str(ROOT / "data/sample"), "--epochs", "2", "--device", "cpu"]

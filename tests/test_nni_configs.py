@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,13 @@ def switched_in(text: str, experiment: str) -> dict[str, Any]:
     """config.yml with the commented lines of `experiment` in the place of the active ones."""
     lines = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   ")]
     spaq = next(i for i, line in enumerate(lines) if line == "experimentName: spaq")
-    values = yaml.safe_load(text) | yaml.safe_load("\n".join(lines[:spaq]))
+    values = yaml.safe_load(text)
+    del values["searchSpace"]
+    values |= yaml.safe_load("\n".join(lines[:spaq]))
+    values["searchSpaceFile"] = str(ROOT / values["searchSpaceFile"])
     if experiment == "spaq":  # of which only what differs is there
+        del values["searchSpaceFile"]
         values |= yaml.safe_load("\n".join(lines[spaq:]))
-    del values["searchSpaceFile"]
     return values
 
 
@@ -90,5 +94,5 @@ def test_published_search_spaces() -> None:
     }
     for name, (batch_size, lr) in published.items():
         values = yaml.safe_load((ROOT / "configs" / f"{name}.yml").read_text(encoding="utf-8"))
-        space = values["searchSpace"]
+        space = values.get("searchSpace") or json.loads((ROOT / "search_space.json").read_text())
         assert (space["batch_size"]["_value"], space["lr"]["_value"]) == (batch_size, lr)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from distributed import on_main, rank
 from progress import REPORTED
@@ -45,6 +46,13 @@ class Trial:
         environment = json.loads((output / "environment.json").read_text(encoding="utf-8"))
         same = environment.get("nni") == self.notes["nni"]
         return {"resume": "auto"} if same else {"overwrite": True}
+
+    def stopped(self) -> NoReturn:
+        """End as a stopped trial ends: of a signal. NNI takes an exit code for a failure, also of
+        a trial that its assessor stopped."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("SIGINT's default action ends the process")
 
     def link(self, output: Path) -> None:
         """A link `run` to the run folder, in NNI's own folder of the trial."""

@@ -341,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run(config)
         except Preempted:
             print(f"\nstopped by a signal; to go on: --resume --output {config.output}", flush=True)
-            return EXIT_CODE
+            return trial.stopped() if trial else EXIT_CODE
     return 0
 
 

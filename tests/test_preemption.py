@@ -19,6 +19,7 @@ from tiny import write_tiny_dataset
 import train_nni
 from errors import UserError
 from models import load_model
+from nni_trial import Trial
 from train_nni import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -162,3 +163,11 @@ def test_no_run_is_lost_to_kills(flags: list[str], tmp_path: Path) -> None:
     untouched = tmp_path / "untouched"
     assert main([*flags, *epochs, "--output", str(untouched)]) == 0
     assert_same_run(output, untouched)
+
+
+def test_a_stopped_trial_dies_of_a_signal() -> None:
+    """NNI calls a trial failed that ends with an exit code, were it stopped by its assessor."""
+    pid = os.fork()
+    if pid == 0:
+        Trial("experiment", "trial", {}).stopped()
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGINT

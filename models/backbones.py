@@ -13,9 +13,8 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from errors import UserError
 from models.checkpoint_files import read_state_dict
 from models.options import check_known
+from preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 LITE0 = "efficientnet_lite0"
 LITE0_MEAN = (127 / 255,) * 3
 LITE0_STD = (128 / 255,) * 3

@@ -10,7 +10,8 @@ import torchvision
 
 from errors import UserError
 from models import build_model, load_model, save_model, to_released_state_dict
-from models.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone
+from models.backbones import build_backbone
+from preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 CPU_MEMORY_FORMAT = torch.channels_last
 

@@ -10,11 +10,12 @@
 from models.color_spaces import dead_color_points
 from models.delegate_transformer import ColorAesthetics, Explanation
 from models.factory import build_model, list_models, parameter_groups
+from models.flops import count_flops
 from models.label_scale import LabelScale
 from models.loading import load_model
 from models.options import OPTIONS, RECIPES, VARIANTS, ModelConfig, Option
 from models.released import to_released_state_dict
-from models.scoring_api import set_point_pooling
+from models.scoring_api import set_point_pooling, without_company
 from models.weights import WeightsReport, load_weights, save_model
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Option",
     "WeightsReport",
     "build_model",
+    "count_flops",
     "dead_color_points",
     "list_models",
     "load_model",
@@ -36,4 +38,5 @@ __all__ = [
     "save_model",
     "set_point_pooling",
     "to_released_state_dict",
+    "without_company",
 ]

@@ -52,6 +52,13 @@ class ColorAesthetics(Scoring, HubFolders, ABC):
         self.config = config
         self.extra: dict[str, Any] = {}
 
+    def compile(self, **options: Any) -> None:
+        """As in every Module, but what `torch.compile` gets is `forward_features`, which training
+        and scoring both call. `options` are torch.compile's. Make copies of the network before: a
+        copy would go on calling this one's."""
+        forward_features = type(self).forward_features.__get__(self)
+        self.forward_features = torch.compile(forward_features, **options)  # type: ignore[method-assign]
+
     @abstractmethod
     def forward_maps(self, images: Tensor, layers: list[LayerExplanation] | None) -> Tensor:
         """The body: B×3×S×S → B×H×W×C, normalised."""

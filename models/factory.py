@@ -9,6 +9,7 @@ from torch import nn
 
 from models.delegate_cnn import DelegateCNN
 from models.delegate_transformer import ColorAesthetics, DelegateTransformer
+from models.depths import layer_depths
 from models.options import ARCHITECTURES, ModelConfig, resolve
 from models.weights import NEW_LAYERS
 
@@ -44,23 +45,31 @@ def build_from_config(config: ModelConfig, *, load_backbone: bool = True) -> Col
 
 
 def parameter_groups(
-    model: ColorAesthetics, *, lr: float, weight_decay: float, new_layer_lr_factor: float
+    model: ColorAesthetics,
+    *,
+    lr: float,
+    weight_decay: float,
+    new_layer_lr_factor: float,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Optimizer groups: learning rate `lr`, times the factor for the layers that pretrained weights
-    do not bring (the head, Net_i and Net_g; all but the backbone of delegate_cnn); no decay for
-    biases, norms, position tables and color spaces."""
+    do not bring (the head, Net_i and Net_g; all but the backbone of delegate_cnn), times
+    `layer_decay` for each layer below the head (see `layer_depths`); no weight decay for biases,
+    norms, position tables and color spaces."""
     is_cnn = isinstance(model, DelegateCNN)
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    depths = layer_depths(model) if layer_decay != 1 else {}
+    groups: dict[tuple[bool, bool, int], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim > 1 and not name.endswith(("table", ".centers", ".slopes"))
             brought = "backbone." in name if is_cnn else not any(p in name for p in NEW_LAYERS)
-            groups.setdefault((not brought, decays), []).append(parameter)
+            key = (not brought, decays, depths.get(name, 0))
+            groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": lr * (new_layer_lr_factor if new else 1.0),
+            "lr": lr * (new_layer_lr_factor if new else 1.0) * layer_decay**depth,
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for (new, decays), parameters in groups.items()
+        for (new, decays, depth), parameters in groups.items()
     ]

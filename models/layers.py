@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from models.color_spaces import ColorHead, DistributionHead, PlainHead
-from models.delegate_attention import DelegateAttention, DelegateTrace
-from models.options import AVA_BINS, ModelConfig
+from models.delegate_attention import DelegateAttention, DelegateTrace, PointOptions
+from models.options import AVA_BINS, Architecture, ModelConfig
+from models.training_cost import add_branch, recomputed
 from models.window_attention import WindowAttention
 
-OFFSET_KERNELS = {3: 5, 4: 3}  # of Net_o, by stage
+# By stage. DAT's kernels of Net_o, and strides that give stages 1 and 2 as many points as stage 3
+# (14×14 at 224 pixels). A point for each of stage 1's 56×56 tokens would make 9.8 million pairs of
+# query and point in each head, sixteen times as many.
+OFFSET_KERNELS = {1: 9, 2: 7, 3: 5, 4: 3}
+POINT_STRIDES = {1: 4, 2: 2, 3: 1, 4: 1}
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,18 @@ class Downsample(nn.Module):
         return self.norm(self.projection(maps).permute(0, 2, 3, 1))
 
 
-class Mlp(nn.Sequential):
+class Mlp(nn.Module):
     """Linear ×4 → GELU → linear."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.expand = nn.Linear(dim, 4 * dim)
-        self.activation = nn.GELU()
         self.project = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """…×C → …×C: the MLP of norm(x)."""
+        hidden = recomputed(lambda x: self.expand(norm(x)), x)
+        return recomputed(lambda hidden: self.project(F.gelu(hidden)), hidden)
 
 
 class Block(nn.Module):
@@ -58,21 +67,25 @@ class Block(nn.Module):
         self.attention = attention
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = Mlp(dim)
-        self.drop_path = StochasticDepth(drop_path, "row")
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor, trace: list[DelegateTrace] | None = None) -> Tensor:
         """B×H×W×C → B×H×W×C."""
-        x_norm = self.attention_norm(x)
-        if isinstance(self.attention, DelegateAttention):
-            attended = self.attention(x_norm, trace)
-        else:
-            attended = self.attention(x_norm)
-        x = x + self.drop_path(attended)
-        return x + self.drop_path(self.mlp(self.mlp_norm(x)))
+        drop_rate = self.drop_path if self.training else 0.0
+        x = add_branch(x, lambda part: self._attend(part, x, trace), drop_rate)
+        return add_branch(x, lambda part: self.mlp(part, self.mlp_norm), drop_rate)
+
+    def _attend(self, x: Tensor, whole: Tensor, trace: list[DelegateTrace] | None) -> Tensor:
+        """Attention of the images x, a part of the batch `whole`."""
+        norm = self.attention_norm
+        if isinstance(self.attention, WindowAttention):
+            return self.attention(x, norm)
+        pools_over_whole = whole is not x and self.attention.point_pooling != "image"
+        return self.attention(norm(x), trace, norm(whole) if pools_over_whole else None)
 
 
 class Stage(nn.Module):
-    """Layers in pairs: window and shifted window (stages 1, 2), window and delegate (3, 4)."""
+    """Layers in pairs: window attention, and the kind that the stage's letter in `stages` says."""
 
     def __init__(self, config: ModelConfig, number: int, drop_paths: list[float]) -> None:
         super().__init__()
@@ -96,26 +109,40 @@ class Stage(nn.Module):
 
 
 def _attention(config: ModelConfig, stage: int, block: int) -> WindowAttention | DelegateAttention:
-    """The attention of layer `block` of `stage`: every second layer of stages 3, 4 delegates."""
+    """The attention of layer `block` of `stage`: every second layer is of the stage's kind.
+
+    Where one window covers the map it is not shifted, as in Swin: there is nothing beyond it.
+    """
     net = config.architecture
     dim, heads = net.dims[stage - 1], net.heads[stage - 1]
     size = net.map_sizes(config.image_size)[stage - 1]
-    if block % 2 == 0:
+    kind = config.stages[stage - 1]
+    if block % 2 == 0 or (kind == "S" and size == net.window):
         return WindowAttention(dim, heads, size, net.window)
-    if stage <= 2:
+    if kind == "S":
         round_up = config.window_shift == "ceil"
         return WindowAttention(dim, heads, size, net.window, (net.window + round_up) // 2)
-    return DelegateAttention(
-        dim,
-        heads,
-        net.groups[stage - 3],
-        size,
-        OFFSET_KERNELS[stage],
+    options = PointOptions(
+        groups=offset_groups(net, stage),
+        stride=POINT_STRIDES[stage],
+        offset_kernel=OFFSET_KERNELS[stage],
+        interest=kind == "G",
+        interest_kernel=config.interest_kernel,
         gate=config.gate,
+        gate_gradient=config.gate_gradient,
         offsets=config.offsets,
-        point_pooling=config.point_pooling,
-        offset_damping=config.offset_damping,
+        pooling=config.point_pooling,
+        damping=config.offset_damping,
     )
+    return DelegateAttention(dim, heads, size, options)
+
+
+def offset_groups(net: Architecture, stage: int) -> int:
+    """Offset groups of a stage. DAT has none in stages 1 and 2: there, groups of as many channels
+    as in stage 3 (base: 128, so 1 and 2 groups), at least one."""
+    if stage >= 3:
+        return net.groups[stage - 3]
+    return max(1, net.dims[stage - 1] * net.groups[0] // net.dims[2])
 
 
 def build_head(config: ModelConfig) -> ColorHead | PlainHead | DistributionHead:

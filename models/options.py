@@ -50,6 +50,7 @@ ARCHITECTURES = {
     ),
 }
 
+STAGE_KINDS = ("S", "D", "G")  # shifted window, deformable, delegate attention
 VARIANTS = ("icaa17k", "spaq", "ava")
 AVA_BINS = tuple(str(rating) for rating in range(1, 11))
 DEFAULT_TARGETS = {"icaa17k": ("MOS", "color"), "spaq": ("Colorfulness",), "ava": AVA_BINS}
@@ -74,8 +75,9 @@ OPTIONS: dict[str, Option] = {
         str,
         "batch",
         "image",
-        "interest points and gate: mean over the batch, or each image's own",
-        ("batch", "image"),
+        "interest points and gate: mean over the batch, each image's own, or the mean over the "
+        "batch in training and its running average in evaluation",
+        ("batch", "image", "running"),
     ),
     "color_point_range": Option(
         str,
@@ -123,6 +125,30 @@ OPTIONS: dict[str, Option] = {
     "drop_path": Option(float, None, None, "stochastic depth rate of the last layer"),
     "gate": Option(bool, None, None, "Net_g, eq. 3 (default: yes, but not for variant spaq)"),
     "offsets": Option(bool, True, True, "Net_o"),
+    "stages": Option(
+        str,
+        "SSGG",
+        "SSGG",
+        "attention of every second layer, a letter a stage: S shifted window, D deformable with "
+        "a regular grid, G delegate (Table 5)",
+    ),
+    "interest_kernel": Option(
+        int, 1, 1, "kernel of Net_i and Net_g, 1 to 10: larger ones give fewer points (figure 6)"
+    ),
+    "gate_gradient": Option(
+        str,
+        "none",
+        "none",
+        "gradient of the 0-or-1 gate: as it is (none), or that of a soft sigmoid",
+        ("none", "straight_through"),
+    ),
+    "aspect": Option(
+        str,
+        "stretch",
+        "stretch",
+        "photographs are stretched to the square input, or keep their proportions within it",
+        ("stretch", "pad"),
+    ),
     "color_spaces": Option(int, 6, 6, "κ; 0: the heads read the pooled features"),
     "num_color_points": Option(int, 36, 36, "color points"),
     "backbone": Option(
@@ -162,6 +188,10 @@ class ModelConfig:
     drop_path: float
     gate: bool
     offsets: bool
+    stages: str
+    interest_kernel: int
+    gate_gradient: str
+    aspect: str
     color_spaces: int
     num_color_points: int
     backbone: str | None
@@ -257,6 +287,18 @@ def _check_ranges(config: ModelConfig) -> None:
     """Raise `UserError` for values that no network can be built from."""
     if not 0 <= config.drop_path < 1:
         raise UserError(f"drop_path must lie in [0, 1): {config.drop_path}")
+    if len(config.stages) != 4 or set(config.stages) - set(STAGE_KINDS):
+        raise UserError(
+            f"stages must be four letters of {', '.join(STAGE_KINDS)}, as in 'SSGG': "
+            f"{config.stages!r}"
+        )
+    if config.name == "delegate_cnn" and config.stages[:2] != "SS":
+        raise UserError(
+            f"stages {config.stages!r}: stages 1 and 2 of delegate_cnn are its backbone's, so its "
+            "first two letters are SS"
+        )
+    if not 1 <= config.interest_kernel <= 10:
+        raise UserError(f"interest_kernel must lie in 1 to 10: {config.interest_kernel}")
     if config.color_spaces < 0 or config.num_color_points < 1:
         raise UserError("color_spaces must be 0 or more and num_color_points 1 or more")
     if config.variant == "ava" and config.color_spaces:

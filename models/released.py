@@ -98,7 +98,7 @@ def rename_table(model: DelegateTransformer) -> dict[str, ReleasedName]:
         modules[f"head.scores.{i}"] = "class_head" + (str(i + 1) if i else "")
 
     table = {}
-    for name, value in model.state_dict().items():
+    for name, value in model.named_parameters():
         module, _, kind = name.rpartition(".")
         released = parameters.get(name) or OTHER_PARAMETERS.get(name) or f"{modules[module]}.{kind}"
         shape = tuple(value.shape)

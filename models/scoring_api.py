@@ -20,8 +20,7 @@ from preprocessing import Photo, as_rgb, normalise, resize
 class Scoring(nn.Module):
     """What a network with a `config` and `extra` needs to score photographs.
 
-    Each image has interest points and a gate of its own, whatever `config.point_pooling` says: at
-    batch size 1 the two readings agree, so a score is that of the photograph alone.
+    No image heeds its neighbours (`without_company`): a score is that of the photograph alone.
     """
 
     config: ModelConfig
@@ -47,7 +46,8 @@ class Scoring(nn.Module):
         names, results = self.label_scale.names, []
         for start in range(0, len(photos), batch_size):
             chunk = photos[start : start + batch_size]
-            pixels = torch.stack([resize(as_rgb(p), self.config.image_size) for p in chunk])
+            size, aspect = self.config.image_size, self.config.aspect
+            pixels = torch.stack([resize(as_rgb(photo), size, aspect) for photo in chunk])
             scores = self.score_pixels(pixels).tolist()
             results += [dict(zip(names, row, strict=True)) for row in scores]
         return results
@@ -65,25 +65,35 @@ class Scoring(nn.Module):
 
 
 def set_point_pooling(model: Scoring, pooling: str) -> None:
-    """Have interest points and gates averaged over the batch ("batch") or not ("image")."""
+    """Pool interest points and gates in another way, see `OPTIONS["point_pooling"]`.
+
+    Raises `UserError` for "running" where the network has kept no running averages.
+    """
     for module in model.modules():
         if isinstance(module, DelegateAttention):
-            module.point_pooling = pooling
+            module.set_pooling(pooling)
     model.config = replace(model.config, point_pooling=pooling)
+
+
+def without_company(pooling: str) -> str:
+    """The `point_pooling` of evaluation that goes with that of training: each image's own points
+    in place of the batch's, which is the same at batch size 1; "running" is evaluated as it is."""
+    return "image" if pooling == "batch" else pooling
 
 
 @contextmanager
 def scoring_mode(model: Scoring) -> Iterator[None]:
-    """Evaluation mode with points of each image's own; what was before is restored after."""
+    """Evaluation mode in which no image heeds another; what was before is restored after."""
     training, pooling = model.training, model.config.point_pooling
+    alone = without_company(pooling)
     if training:
         model.eval()
-    if pooling != "image":
-        set_point_pooling(model, "image")
+    if pooling != alone:
+        set_point_pooling(model, alone)
     try:
         yield
     finally:
         if training:
             model.train()
-        if pooling != "image":
+        if pooling != alone:
             set_point_pooling(model, pooling)

@@ -18,8 +18,10 @@ from models.delegate_transformer import ColorAesthetics, DelegateTransformer
 from models.released import from_released, is_released
 
 CONFIG_FILE = "config.json"
-# Not of the body: what fine-tuning may start anew. Net_i and Net_g are not in ImageNet weights.
-NEW_LAYERS = ("head.", "unused.", ".interest_net.", ".gate_net.")
+# Not of the body: what fine-tuning may start anew. Net_i and Net_g are not in ImageNet weights, and
+# running averages only in weights trained with them.
+RUNNING = (".running_interest", ".running_gate")
+NEW_LAYERS = ("head.", "unused.", ".interest_net.", ".gate_net.", *RUNNING)
 
 
 @dataclass
@@ -34,7 +36,11 @@ class WeightsReport:
 
     def __str__(self) -> str:
         counts = f"{len(self.loaded)} tensors loaded ({len(self.resized)} resized)"
-        missing = f", {len(self.missing)} missing{_sample(self.missing)}"
+        averages = [name for name in self.missing if name.endswith(RUNNING)]
+        others = [name for name in self.missing if name not in averages]
+        missing = f", {len(others)} missing{_sample(others)}"
+        if averages:
+            missing += f", {len(averages)} running averages of points missing: train to fill them"
         unexpected = f", {len(self.unexpected)} not used{_sample(self.unexpected)}"
         return counts + missing + unexpected
 
@@ -115,12 +121,19 @@ def _fit(
             report.loaded.append(name)
             continue
         report.missing.append(name)
-        if new is not None and any(part in name for part in NEW_LAYERS):
+        is_other_kind = new is not None and _is_other_kind(name, new, old)
+        if new is not None and (is_other_kind or any(part in name for part in NEW_LAYERS)):
             report.unexpected.append(name)
         elif new is not None:
             misfits.append(f"{name} is {tuple(new.shape)}, not {tuple(old.shape)}")
     report.unexpected += [name for name in state if name not in own]
     return values, misfits
+
+
+def _is_other_kind(name: str, new: Tensor, old: Tensor) -> bool:
+    """Whether a position table is a window layer's and not a delegate layer's, or the other way
+    round: with other `stages` such a layer is missing, and not of another size."""
+    return name.endswith("position_bias_table") and new.ndim != old.ndim
 
 
 def resize_position_table(table: Tensor, like: Tensor) -> Tensor:

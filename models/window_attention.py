@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.training_cost import recomputed
+
 
 def partition(x: Tensor, window: int) -> Tensor:
     """Cut B×H×W×C maps into windows: (B·n)×w²×C, n windows in row-major order."""
@@ -54,26 +56,52 @@ class WindowAttention(nn.Module):
         self.register_buffer("position_index", relative_position_index(window), persistent=False)
         mask = shift_mask(size, window, shift) if shift else None
         self.register_buffer("mask", mask, persistent=False)
+        self._kept_bias: tuple[tuple, Tensor] | None = None  # what it was worked out for, and it
 
-    def forward(self, x: Tensor) -> Tensor:
-        """B×H×W×C → B×H×W×C."""
-        B, H, W, C = x.shape
-        if self.shift:
-            x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        windows = partition(x, self.window)  # (B·n)×N×C
-        N = windows.shape[1]
-        qkv = self.qkv(windows).view(-1, N, 3, self.heads, C // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B·n)×h×N×d
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(B))
-        out = self.output(out.transpose(1, 2).reshape(-1, N, C))
+    def train(self, mode: bool = True) -> WindowAttention:
+        """As in every Module; what was worked out from the weights is forgotten."""
+        self._kept_bias = None
+        return super().train(mode)
+
+    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """B×H×W×C → B×H×W×C: attention among the tokens of norm(x)."""
+        H, W = x.shape[1:3]
+        qkv = recomputed(lambda x: self.qkv(self._windows(norm(x))), x)  # (B·n)×N×3C
+        out = recomputed(lambda qkv: self.output(self._attend(qkv, x.shape[0])), qkv)
         x = unpartition(out, self.window, H, W)
         return torch.roll(x, (self.shift, self.shift), dims=(1, 2)) if self.shift else x
 
+    def _windows(self, x: Tensor) -> Tensor:
+        """B×H×W×C → (B·n)×N×C, shifted."""
+        if self.shift:
+            x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
+        return partition(x, self.window)
+
+    def _attend(self, qkv: Tensor, batch: int) -> Tensor:
+        """(B·n)×N×3C → (B·n)×N×C."""
+        _, N, channels = qkv.shape
+        qkv = qkv.view(-1, N, 3, self.heads, channels // (3 * self.heads))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B·n)×h×N×d
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(batch))
+        return out.transpose(1, 2).flatten(2)
+
     def _bias(self, batch: int) -> Tensor:
         """1×h×N×N position bias, or (B·n)×h×N×N with the mask of shifted windows added."""
+        table = self.position_bias_table
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
+            bias = self._window_bias()  # inference tensors count no versions
+        else:
+            # Worked out once for each state of the weights: their version counts changes, but for
+            # those of fused optimizers, which `train` stands for.
+            key = (table._version, table.data_ptr(), table.device, table.dtype)
+            if self._kept_bias is None or self._kept_bias[0] != key:
+                self._kept_bias = (key, self._window_bias())
+            bias = self._kept_bias[1]
+        return bias if self.mask is None else bias.repeat(batch, 1, 1, 1)
+
+    def _window_bias(self) -> Tensor:
+        """(1 | n)×h×N×N: position bias of one image's windows, shifted ones with their mask."""
         N = self.window**2
         bias = self.position_bias_table[self.position_index.flatten()].view(N, N, self.heads)
         bias = bias.permute(2, 0, 1)[None]
-        if self.mask is None:
-            return bias
-        return (bias + self.mask[:, None]).repeat(batch, 1, 1, 1)
+        return bias if self.mask is None else bias + self.mask[:, None]

@@ -1,0 +1,71 @@
+"""The network as torch sees it: operations, compiled and exported graphs, mixed precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from networks import nano, photographs, point_layer
+from torch import nn
+
+from models import build_model, count_flops
+
+
+def test_flops() -> None:
+    with torch.device("meta"):
+        base = build_model("delegate_base")
+    assert count_flops(base) == pytest.approx(31.45e9, rel=2e-4)
+    model = nano().train()
+    expected, per_stage = 0, zip((24, 48, 96, 192), (32, 16, 8, 4), (9, 7, 5, 3), strict=True)
+    for dim, side, kernel in per_stage:
+        tokens = side**2
+        window = 2 * (4 * dim**2 + 2 * 4**2 * dim)  # q, k, v, output; a window of 16 tokens
+        points = 2 * (4 * dim**2 + 2 * tokens * dim)  # … and all points
+        points += 2 * (2 * dim + dim + kernel**2 * dim + 2 * dim)  # Net_i, Net_g, Net_o
+        expected += tokens * (2 * 16 * dim**2 + window + (points if dim > 48 else window))
+        taps = 4 * dim // 2 if dim > 24 else 16 * 3  # downsampling, patch embedding
+        expected += 2 * tokens * taps * dim
+    expected += 2 * (192 * 36 + 36 * 6 * 2)
+    assert count_flops(model) == expected
+    assert model.training
+    assert next(model.parameters()).device.type == "cpu"
+
+
+def every_option() -> nn.Module:
+    return nano(
+        stages="DGGG",
+        interest_kernel=2,
+        gate_gradient="straight_through",
+        point_pooling="running",
+        recipe="ours",
+    )
+
+
+def test_no_graph_breaks() -> None:
+    model = every_option().train()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    images = photographs()
+    torch.testing.assert_close(compiled(images), model(images))
+
+
+def test_exported_graph_gives_the_same_scores() -> None:
+    model = every_option().eval()
+    batch = {"images": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(model, (photographs(2),), dynamic_shapes=batch)
+    with torch.inference_mode():
+        torch.testing.assert_close(program.module()(photographs(3)), model(photographs(3)))
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_points_are_float32_under_autocast(kernel: int) -> None:
+    layer = point_layer(interest_kernel=kernel, damping=1.0)  # damping is not continuous
+    x = torch.randn(2, 8, 8, 12, generator=torch.Generator().manual_seed(4))
+    traces: list = []
+    with torch.inference_mode():
+        layer(x, traces)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x, traces).dtype == torch.bfloat16
+    full, half = traces
+    assert torch.equal(half.interest_points, full.interest_points)
+    assert torch.equal(half.gate, full.gate)
+    assert half.points.dtype == torch.float32
+    torch.testing.assert_close(half.points, full.points, atol=2e-2, rtol=0)

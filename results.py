@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Scored:
     prediction: np.ndarray  # N x R
     threshold: float
     scale: tuple[float, float]  # lowest and highest possible score
+    # N values of each classical baseline, on scales of their own: see color_measures.py
+    baselines: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def from_unit(cls, labels: Labels, scores: np.ndarray) -> Scored:
@@ -59,18 +61,29 @@ class Scored:
         return compute_metrics(self.label[:, target], self.prediction[:, target], self.threshold)
 
     def summary(self, *, samples: int, seed: int) -> dict[str, Any]:
-        """Number of images, and every target's metrics with their 95 % bootstrap intervals."""
-        targets = {}
-        for index, name in enumerate(self.names):
-            label, prediction = self.label[:, index], self.prediction[:, index]
+        """Number of images, and every target's metrics with their 95 % bootstrap intervals.
+
+        Where there are baselines, "baselines" has their SRCC and PLCC with the reported target;
+        their values are no ratings, so the other metrics say nothing.
+        """
+
+        def metrics(label: np.ndarray, prediction: np.ndarray) -> dict[str, dict[str, Any]]:
+            values = compute_metrics(label, prediction, self.threshold)
             intervals = bootstrap_intervals(
                 label, prediction, self.threshold, samples=samples, seed=seed
             )
-            targets[name] = {
-                metric: {"value": value, "interval": intervals[metric]}
-                for metric, value in self.metrics(index).items()
+            return {name: {"value": values[name], "interval": intervals[name]} for name in values}
+
+        columns = zip(self.names, self.label.T, self.prediction.T, strict=True)
+        targets = {name: metrics(label, prediction) for name, label, prediction in columns}
+        summary: dict[str, Any] = {"images": len(self.ids), "targets": targets}
+        if self.baselines:
+            found = {name: metrics(self.label[:, -1], v) for name, v in self.baselines.items()}
+            summary["baselines"] = {
+                name: {metric: values[metric] for metric in ("srcc", "plcc")}
+                for name, values in found.items()
             }
-        return {"images": len(self.ids), "targets": targets}
+        return summary
 
 
 def label_quantiles(labels: Labels) -> dict[str, list[float]]:
@@ -161,31 +174,41 @@ def format_table(
     target: str,
     paper: tuple[str, Mapping[str, float]] | None = None,
 ) -> str:
-    """The reported target's metrics with intervals: a line a metric, a column a split."""
+    """The reported target's metrics with intervals, and the baselines' where there are any: a line
+    a metric, a column a split."""
     header = [target, *(f"{split} (n = {s['images']:,})" for split, s in summaries.items())]
+    columns = [
+        {name: _cell(metric) for name, metric in _lines(summary, target).items()}
+        for summary in summaries.values()
+    ]
     if paper:
         header.append(f"paper, test: {paper[0]}")
-    rows = [header]
-    for metric, name in NAMES.items():
-        row = [name, *(_cell(s["targets"][target][metric]) for s in summaries.values())]
-        if paper:
-            row.append(f"{paper[1][metric]:.3f}" if metric in paper[1] else "")
-        rows.append(row)
-    return align(rows)
+        columns.append({NAMES[metric]: f"{value:.3f}" for metric, value in paper[1].items()})
+    names = dict.fromkeys(name for column in columns for name in column)
+    return align([header, *([name, *(c.get(name, "") for c in columns)] for name in names)])
 
 
 def format_repeats(repeats: Sequence[Mapping[str, Any]], *, target: str) -> str:
     """Mean and standard deviation (n - 1) over seeds; `repeats`: one {split: summary} a seed."""
     splits = list(repeats[0])
     rows = [[f"{target}, {len(repeats)} seeds", *(f"{s}: mean ± sd" for s in splits)]]
-    for metric, name in NAMES.items():
+    lines = {split: [_lines(repeat[split], target) for repeat in repeats] for split in splits}
+    for name in dict.fromkeys(name for of_split in lines.values() for name in of_split[0]):
         row = [name]
-        for split in splits:
-            values = [repeat[split]["targets"][target][metric]["value"] for repeat in repeats]
+        for of_split in lines.values():
+            values = [line[name]["value"] for line in of_split if name in line]
             deviation = np.std(values, ddof=1) if len(values) > 1 else math.nan
-            row.append(f"{np.mean(values):.4f} ± {deviation:.4f}")
+            row.append(f"{np.mean(values):.4f} ± {deviation:.4f}" if values else "")
         rows.append(row)
     return align(rows)
+
+
+def _lines(summary: Mapping[str, Any], target: str) -> dict[str, Mapping[str, Any]]:
+    """The lines that a split's summary fills in a table: name -> value and interval."""
+    lines = {name: summary["targets"][target][metric] for metric, name in NAMES.items()}
+    for baseline, metrics in summary.get("baselines", {}).items():
+        lines |= {f"{NAMES[metric]} of {baseline}": value for metric, value in metrics.items()}
+    return lines
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

@@ -3,9 +3,12 @@
     python dataset.py sample                                  # generate the built-in data set
     python dataset.py verify icaa17k --data-root data/icaa17k # check every file and label
     python dataset.py leakage icaa17k=data/icaa17k csv=data/icaa20k   # csv: train.csv, test.csv
+    python dataset.py prepare icaa17k --data-root data/icaa17k        # decode every image once
+    python dataset.py stats icaa17k --data-root data/icaa17k  # draw labels, colors, their relation
 
 Transforms, as released (aspect ratio not kept, ImageNet mean and std):
 train: resize to R x R, flip with probability 1/2, crop S x S at random; test: resize to S x S.
+A data set resizes; the rest is done to whole batches on the network's device (`augmentation.py`).
 """
 
 from __future__ import annotations
@@ -19,38 +22,30 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+import dataset_stats
 import images
+import preparation
 import sample_data
 import verify
+from augmentation import PixelBatch, draw
 from errors import UserError, run_cli
 from labels import DATASETS, DataSpec, Labels, load_splits
-from preprocessing import normalise, resize
+from prepared import PreparedImages, Transform
 
 CACHE_LIMIT = 512 * 2**20  # bytes of resized images that are kept in memory without being asked
 
-Batch = list[torch.Tensor]  # images B x 3 x S x S, targets B x T, indices B
-
-
-def load_resized(path: Path, size: int) -> torch.Tensor:
-    """uint8 3 x size x size: the image resized with Pillow's antialiased bilinear filter."""
-    return resize(images.open_rgb(path), size)
-
-
-def augment(pixels: torch.Tensor, size: int, rng: np.random.Generator) -> torch.Tensor:
-    """Flip with probability 1/2, then crop size x size anywhere: uint8 3 x R x R, R >= size."""
-    if rng.random() < 0.5:
-        pixels = pixels.flip(2)
-    top, left = rng.integers(0, pixels.shape[1] - size + 1, size=2)
-    return pixels[:, top : top + size, left : left + size]
+Batch = tuple[PixelBatch, torch.Tensor, torch.Tensor]  # images, targets B x T, indices B
 
 
 class ColorDataset(Dataset):
-    """Item i is (image 3 x S x S float32 ImageNet-normalised, target T float32 in [0, 1], i).
+    """Images of a split, a batch at a time: 8-bit images with what is to be done to them, targets
+    B x T float32 in [0, 1], indices B int64.
 
-    image_size: S. resize: R, the side before the random crop of training; unused in testing.
+    image_size: S. transform: to R x R, the side before the random crop; R is S without `train`.
     train: augment. The flip and crop of an image depend on (seed, epoch, i) alone, not on order
     or workers, so that a resumed run sees what an uninterrupted one would have seen.
-    cache: keep the resized 8-bit images in memory, in the main process; None: if below 512 MB.
+    prepared: where the resized images are read from, all of them; None: the originals are decoded.
+    cache: keep decoded images in memory, in the main process; None: if below 512 MB.
     """
 
     def __init__(
@@ -58,17 +53,19 @@ class ColorDataset(Dataset):
         labels: Labels,
         *,
         image_size: int,
-        resize: int,
+        transform: Transform,
         train: bool,
         seed: int = 0,
+        prepared: PreparedImages | None = None,
         cache: bool | None = None,
     ) -> None:
-        if train and resize < image_size:
-            raise UserError(f"resize {resize} is below the image size {image_size}: no crop fits")
+        room = transform.side - image_size
+        if room < 0 or (room and not train):
+            raise UserError(f"images of side {transform.side} do not fit a network's {image_size}")
         self.labels, self.image_size, self.train, self.seed = labels, image_size, train, seed
-        self.side = resize if train else image_size
+        self.transform, self.prepared = transform, prepared
         self.targets = torch.from_numpy(labels.unit_scores)  # N x T
-        small = len(labels) * 3 * self.side**2 < CACHE_LIMIT
+        small = len(labels) * 3 * self.transform.side**2 < CACHE_LIMIT
         self.cache: dict[int, torch.Tensor] | None = (
             {} if (small if cache is None else cache) else None
         )
@@ -87,12 +84,17 @@ class ColorDataset(Dataset):
         """Choose the epoch whose augmentation and order come next."""
         self._epoch.fill_(epoch)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        pixels = self._pixels(index)
+    def __getitems__(self, indices: list[int]) -> Batch:
+        if self.prepared is not None:
+            pixels = self.prepared.gather(indices)
+        else:
+            pixels = torch.stack([self._pixels(index) for index in indices])
+        draws = None
         if self.train:
-            rng = np.random.default_rng((self.seed, self.epoch, index))
-            pixels = augment(pixels, self.image_size, rng)
-        return normalise(pixels), self.targets[index], index
+            epoch, room = self.epoch, self.transform.side - self.image_size
+            draws = torch.tensor([draw(self.seed, epoch, index, room) for index in indices])
+        index = torch.tensor(indices)
+        return PixelBatch(pixels, self.image_size, draws), self.targets[index], index
 
     def _pixels(self, index: int) -> torch.Tensor:
         # A worker's cache would be one more copy, of an ever changing share of the images.
@@ -100,7 +102,7 @@ class ColorDataset(Dataset):
         if cache is not None and index in cache:
             return cache[index]
         try:
-            pixels = load_resized(self.labels.paths[index], self.side)
+            pixels = self.transform.load(self.labels.paths[index])
         except images.ImageError as error:
             raise images.ImageError(
                 f"{self.labels.where(index)}: {error}; --skip-broken goes on without it"
@@ -178,6 +180,11 @@ class ColorLoader(DataLoader):
             raise UserError(last_line.partition(": ")[2]) from None
 
 
+def _as_it_is(batch: Batch) -> Batch:
+    """In the place of torch's collation: the data set makes batches."""
+    return batch
+
+
 def make_loader(
     dataset: ColorDataset,
     *,
@@ -189,7 +196,7 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader:
-    """Batches of `ColorDataset` items, see `EpochBatches`; this process's, if there are several."""
+    """Batches of a `ColorDataset`, see `EpochBatches`; this process's, if there are several."""
     if batch_size < 1:
         raise UserError(f"batch size {batch_size}: at least 1 is needed")
     return ColorLoader(
@@ -197,6 +204,7 @@ def make_loader(
         batch_sampler=EpochBatches(
             dataset, batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world
         ),
+        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=torch.device(device).type == "cuda",
         persistent_workers=workers > 0,
@@ -279,15 +287,24 @@ def parse_arguments() -> argparse.Namespace:
     check = commands.add_parser("verify", help="check every file and label; exit code 1: problems")
     check.add_argument("dataset", choices=DATASETS)
     add_data_arguments(check)
+    ready = commands.add_parser("prepare", help="decode and resize every image once, for training")
+    ready.add_argument("dataset", choices=DATASETS)
+    add_data_arguments(ready)
+    preparation.add_arguments(ready)
     leaks = commands.add_parser("leakage", help="test images of one set in another's train split")
     leaks.add_argument("sets", nargs=2, type=_set_and_root, metavar="NAME=ROOT")
-    for command in (check, leaks):
+    stats = commands.add_parser("stats", help="draw labels, color types and what colors tell")
+    stats.add_argument("dataset", choices=DATASETS)
+    stats.add_argument("--out", type=Path, help="folder of the files (default runs/stats-DATASET)")
+    add_data_arguments(stats)
+    for command in (check, leaks, ready, stats):
         command.add_argument("--workers", type=_count, help="threads (default: one per core)")
     return parser.parse_args()
 
 
 def main() -> int:
-    """Run the command; exit code 0: all well, 1: `verify` or `leakage` found something."""
+    """Run the command; exit code 0: all well, 1: `verify` or `leakage` found something, 2: bad
+    input."""
     args = parse_arguments()
     if args.command == "sample":
         start = perf_counter()
@@ -300,6 +317,12 @@ def main() -> int:
         report = verify.verify(data_spec_from(args), args.workers)
         print(report)
         return 0 if report.ok else 1
+    if args.command == "prepare":
+        return preparation.command(args, data_spec_from(args))
+    if args.command == "stats":
+        folder = args.out or Path("runs") / f"stats-{args.dataset}"
+        dataset_stats.show(data_spec_from(args), folder, args.workers)
+        return 0
     found = verify.leakage(*args.sets, args.workers)
     print(*found, sep="\n")
     return 1 if any(leaks.leaked for leaks in found) else 0

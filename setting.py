@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,8 +15,9 @@ from config import TrainConfig
 from dataset import ColorDataset, data_spec_from, make_loader
 from distributed import rank, world
 from errors import UserError
-from labels import Labels, drop_broken, load_splits, split_by_score
-from models import build_model, load_weights
+from labels import DataSpec, Labels, drop_broken, load_splits, split_by_score
+from models import ModelConfig, build_model, load_weights
+from prepared import PreparedImages, Transform
 from util import seed_everything
 
 
@@ -28,16 +30,26 @@ class Setting:
     splits: dict[str, Labels]  # train, val and test; with protocol paper val is the test split
 
 
+def has_test_alone(config: TrainConfig) -> bool:
+    """Whether --evaluate has got a --test-csv and no --train-csv."""
+    return config.evaluate and config.test_csv is not None and config.train_csv is None
+
+
+def data_spec(config: TrainConfig) -> DataSpec:
+    """Where the data set lies and how it is read; a test table alone is read as train."""
+    if has_test_alone(config):
+        config = replace(config, train_csv=config.test_csv, test_csv=None)
+    spec = data_spec_from(Namespace(**vars(config)))
+    return replace(spec, confidence_column=config.confidence)
+
+
 def build_splits(config: TrainConfig) -> dict[str, Labels]:
     """Labels of train, val and test. Raises `UserError` for bad data.
 
     Where there is no test split, one is carved from train with seed 0, the same for all runs. With
     --protocol paper val is the test split. With --evaluate, --test-csv alone will do.
     """
-    test_alone = config.evaluate and config.test_csv is not None and config.train_csv is None
-    if test_alone:
-        config = replace(config, train_csv=config.test_csv, test_csv=None)
-    spec = data_spec_from(Namespace(**vars(config)))
+    test_alone, spec = has_test_alone(config), data_spec(config)
     splits = load_splits(replace(spec, require_images=not config.skip_broken))
     if config.skip_broken:
         for name, labels in splits.items():
@@ -76,23 +88,76 @@ def build_network(config: TrainConfig, targets: Sequence[str]) -> nn.Module:
     return model
 
 
-def build_loader(setting: Setting, split: str, image_size: int) -> DataLoader:
-    """Batches (images B x 3 x S x S, unit targets B x T, indices B) of a split; this process's part
-    of them, if there are several."""
-    config, train = setting.config, split == "train"
+def evaluation_batch(config: TrainConfig, network: ModelConfig, device: torch.device) -> int:
+    """Images a batch of one process where nothing is learnt: --eval-batch-size.
+
+    By default --batch-size, which belongs to the scores where points are averaged over the batch.
+    A GPU does more at a time otherwise: 4 times what a process has of it in training.
+    """
+    if config.eval_batch_size is not None:
+        return config.eval_batch_size
+    if device.type == "cpu" or network.point_pooling == "batch":
+        return config.batch_size
+    return 4 * config.batch_size // world()
+
+
+def find_prepared(
+    config: TrainConfig, labels: Labels, transform: Transform
+) -> PreparedImages | None:
+    """The prepared images of a split as --prepared says, or None: decode the originals.
+
+    Prints where they are, or why those there are will not do. Raises `UserError` if the folder that
+    --prepared names lacks any of them.
+    """
+    if config.prepared == "off":
+        return None
+    root = data_spec(config).data_root
+    folder = root / "prepared" if config.prepared == "auto" else Path(config.prepared)
+    place = folder / transform.folder
+    if config.prepared == "auto" and not place.is_dir():
+        return None
+    prepared = PreparedImages(folder, transform, labels.paths, root)
+    if not prepared.absent:
+        print(f"{labels.split}: images from {place}")
+        return prepared
+    lack = (
+        f"{place} lacks {len(prepared.absent)} of {len(labels)} images of {labels.split}, or they "
+        f"have changed since (first: {labels.where(prepared.absent[0])}); "
+        f"`python dataset.py prepare {config.dataset}` brings it up to date (with this run's data "
+        "flags; --size, --resize-ratio, --aspect and --draft as the network and this run have them)"
+    )
+    if config.prepared != "auto":
+        raise UserError(lack)
+    print(f"{labels.split}: decodes the originals: {lack}")
+    return None
+
+
+def build_loader(setting: Setting, split: str, network: ModelConfig) -> DataLoader:
+    """Batches of a split as `network` takes them, see `ColorDataset`; this process's part of them,
+    if there are several."""
+    config, labels, train = setting.config, setting.splits[split], split == "train"
+    size = network.image_size
+    side = round(config.resize_ratio * size) if train else size
+    transform = Transform(side, network.aspect, config.draft)
+    prepared = find_prepared(config, labels, transform)
     dataset = ColorDataset(
-        setting.splits[split],
-        image_size=image_size,
-        resize=round(config.resize_ratio * image_size),
+        labels,
+        image_size=size,
+        transform=transform,
         train=train,
         seed=config.seed,
+        prepared=prepared,
     )
+    if prepared is None and dataset.cache is None:
+        print(f"{split}: decodes {len(labels):,} images each time; dataset.py prepare does it once")
     return make_loader(
         dataset,
-        batch_size=config.batch_size,
+        batch_size=config.batch_size
+        if train
+        else evaluation_batch(config, network, setting.device),
         shuffle=train,
         seed=config.seed,
-        workers=config.workers,
+        workers=0 if prepared else config.workers,  # handing a batch over costs more than reading
         device=setting.device,
         rank=rank(),
         world=world(),

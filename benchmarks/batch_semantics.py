@@ -16,10 +16,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset import load_resized
 from errors import run_cli
 from models import load_model, set_point_pooling
 from photo_sources import iter_sources
+from prepared import Transform
 from preprocessing import normalise
 from util import srcc
 
@@ -33,12 +33,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     args = parser.parse_args()
     model = load_model(args.weights)
+    transform = Transform(model.config.image_size, model.config.aspect)
     paths = [Path(source.path) for source in islice(iter_sources([args.images]), args.count)]
     scores: dict[str, list[np.ndarray]] = {"batch": [], "image": []}
     with torch.inference_mode():
         for start in range(0, len(paths), args.batch_size):
             chunk = paths[start : start + args.batch_size]
-            pixels = [normalise(load_resized(path, model.config.image_size)) for path in chunk]
+            pixels = [normalise(transform.load(path)) for path in chunk]
             for pooling, parts in scores.items():
                 set_point_pooling(model, pooling)
                 parts.append(model.label_scale.from_unit(model(torch.stack(pixels))).numpy())

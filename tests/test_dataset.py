@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from pictures import photo, write_jpegs
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
 import dataset
-from dataset import ColorDataset, augment, make_loader, normalise
+from dataset import ColorDataset, make_loader
 from errors import UserError, run_cli
 from labels import DataSpec, Labels, load_splits
+from prepared import Transform
+from preprocessing import normalise
+
+NETWORK = SimpleNamespace(config=SimpleNamespace(name="delegate_base"))
 
 
 @pytest.fixture
@@ -37,12 +43,18 @@ def labels(tmp_path: Path) -> Labels:
 
 
 def training(labels: Labels, **options: object) -> ColorDataset:
-    return ColorDataset(labels, image_size=24, resize=32, train=True, **options)
+    return ColorDataset(labels, image_size=24, transform=Transform(32), train=True, **options)
 
 
 def batches(data: ColorDataset, *, shuffle: bool = True, workers: int = 0) -> list[torch.Tensor]:
     loader = make_loader(data, batch_size=4, shuffle=shuffle, seed=0, workers=workers, device="cpu")
-    return [torch.cat(parts) for parts in zip(*loader, strict=True)]
+    return joined(loader)
+
+
+def joined(loader: DataLoader) -> list[torch.Tensor]:
+    """Images as the network takes them, targets and indices of all batches."""
+    parts = [(images.to(NETWORK, "cpu"), *rest) for images, *rest in loader]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 def test_test_transform_equals_torchvision(labels: Labels) -> None:
@@ -53,13 +65,12 @@ def test_test_transform_equals_torchvision(labels: Labels) -> None:
             transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    data = ColorDataset(labels, image_size=24, resize=32, train=False)
-    for i in range(10):
-        image, target, index = data[i]
+    data = ColorDataset(labels, image_size=24, transform=Transform(24), train=False)
+    for i, (image, target, index) in enumerate(zip(*batches(data, shuffle=False), strict=True)):
         expected = reference(photo(i, width=40 + 3 * i, height=64 - 2 * i))
         torch.testing.assert_close(image, expected, rtol=0, atol=1e-6)
         torch.testing.assert_close(target, torch.tensor([i / 10]))
-        assert (index, image.dtype, target.dtype) == (i, torch.float32, torch.float32)
+        assert (int(index), image.dtype, target.dtype) == (i, torch.float32, torch.float32)
 
 
 def test_train_transform_is_a_crop_of_the_resized_and_maybe_flipped_image(labels: Labels) -> None:
@@ -75,20 +86,10 @@ def test_train_transform_is_a_crop_of_the_resized_and_maybe_flipped_image(labels
     seen = set()
     for epoch in range(60):
         data.set_epoch(epoch)
-        seen.add(windows[data[3][0].numpy().tobytes()])
+        image = data.__getitems__([3])[0].to(NETWORK, "cpu")
+        seen.add(windows[image.numpy().tobytes()])
     assert {flipped for flipped, _, _ in seen} == {False, True}
     assert {top for _, top, _ in seen} == {left for _, _, left in seen} == set(range(9))
-
-
-def test_flip_and_crop_are_drawn_as_torchvision_draws_them() -> None:
-    pixels = torch.arange(16, dtype=torch.uint8).reshape(1, 4, 4).expand(3, 4, 4)
-    rng = np.random.default_rng(0)
-    corners = torch.stack([augment(pixels, 2, rng)[0, :1] for _ in range(9000)])  # N x 1 x 2
-    flipped = corners[:, 0, 0] > corners[:, 0, 1]
-    assert flipped.float().mean() == pytest.approx(0.5, abs=0.03)
-    left_top, counts = np.unique(corners.amin(dim=(1, 2)).numpy(), return_counts=True)
-    assert left_top.tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]  # nine places, equally often
-    np.testing.assert_allclose(counts / 9000, 1 / 9, atol=0.015)
 
 
 def test_augmentation_and_order_depend_on_seed_and_epoch_alone(labels: Labels) -> None:
@@ -117,8 +118,7 @@ def test_workers_and_cache_change_nothing(labels: Labels) -> None:
         for data in (plain, cached):
             data.set_epoch(epoch)
         expected = batches(plain)
-        from_workers = [torch.cat(parts) for parts in zip(*loader, strict=True)]
-        for one, two, three in zip(expected, from_workers, batches(cached), strict=True):
+        for one, two, three in zip(expected, joined(loader), batches(cached), strict=True):
             assert torch.equal(one, two)
             assert torch.equal(one, three)
     assert len(cached.cache) == 10
@@ -127,9 +127,9 @@ def test_workers_and_cache_change_nothing(labels: Labels) -> None:
 
 def test_cache_is_read_and_not_changed_by_augmentation(labels: Labels) -> None:
     data = training(labels)
-    first = data[0][0]
+    first = data.__getitems__([0])[0].to(NETWORK, "cpu")
     labels.paths[0].unlink()
-    assert torch.equal(data[0][0], first)
+    assert torch.equal(data.__getitems__([0])[0].to(NETWORK, "cpu"), first)
 
 
 def test_large_sets_are_not_cached_unasked(labels: Labels, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +158,10 @@ def test_broken_image_is_one_line_with_file_and_row(labels: Labels, workers: int
 
 
 def test_impossible_sizes(labels: Labels) -> None:
-    with pytest.raises(UserError, match="resize 20 is below the image size 24"):
-        ColorDataset(labels, image_size=24, resize=20, train=True)
+    with pytest.raises(UserError, match="side 20 do not fit a network's 24"):
+        ColorDataset(labels, image_size=24, transform=Transform(20), train=True)
+    with pytest.raises(UserError, match="side 32 do not fit a network's 24"):
+        ColorDataset(labels, image_size=24, transform=Transform(32), train=False)
     with pytest.raises(UserError, match="batch size 0"):
         make_loader(training(labels), batch_size=0, shuffle=True, seed=0, workers=0, device="cpu")
 

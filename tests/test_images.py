@@ -12,6 +12,7 @@ from pictures import jpeg_bytes, photo, png_bytes
 from PIL import Image
 
 from images import ImageError, content_hash, decode_error, open_rgb, parallel_map
+from prepared import Transform
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -175,3 +176,20 @@ def test_parallel_map_keeps_the_order_and_runs_side_by_side() -> None:
         return 2 * number
 
     assert parallel_map(double, range(20), 2, "doubling") == [2 * i for i in range(20)]
+
+
+def test_large_jpegs_alone_are_decoded_at_a_fraction(tmp_path: Path) -> None:
+    big, small = photo(1, width=400, height=320), photo(1, width=100, height=80)
+    big.save(tmp_path / "big.jpg", quality=90)
+    big.save(tmp_path / "big.png")
+    small.save(tmp_path / "small.jpg", quality=90)
+    for name, size in (("big.jpg", (100, 80)), ("big.png", big.size), ("small.jpg", small.size)):
+        assert open_rgb(tmp_path / name, least_side=64).size == size
+    quarter = np.asarray(open_rgb(tmp_path / "big.jpg", least_side=64), dtype=int)
+    averaged = np.asarray(big, dtype=int).reshape(80, 4, 100, 4, 3).mean(axis=(1, 3))
+    assert np.abs(quarter - averaged).mean() < 2
+    exact, draft = Transform(32).load(tmp_path / "big.jpg"), Transform(32, draft=True)
+    assert draft.folder != Transform(32).folder
+    difference = (draft.load(tmp_path / "big.jpg").int() - exact.int()).abs()
+    assert 0 < difference.max() < 10
+    assert difference.float().mean() < 1

@@ -13,9 +13,9 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import ExtraTreesRegressor
 
 import sample_data
-from dataset import load_resized
 from errors import UserError
 from labels import DataSpec, Labels, load_splits
+from prepared import Transform
 from sample_data import FOLDERS, STAMP, ensure_sample
 from verify import ICAA17K_FOLDERS, verify
 
@@ -108,7 +108,7 @@ def test_same_seed_same_files_other_seed_others(
         again = tmp_path / "0" / FOLDERS[0] / path.name
         assert again.read_bytes() == path.read_bytes()
         other = tmp_path / "1" / FOLDERS[0] / path.name
-        assert not np.array_equal(load_resized(other, 32), load_resized(path, 32))
+        assert not np.array_equal(Transform(32).load(other), Transform(32).load(path))
     rows = (tmp_path / "0" / "1all.csv").read_text().splitlines()
     assert rows == (sample / "1all.csv").read_text().splitlines()[: len(rows)]
 

@@ -13,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
-from explanation import DelegatePoints, PhotoExplanation, Segmentation, explain_image
+from explanation import PhotoExplanation, Segmentation, explain_image
 from models import ColorAesthetics
 from palette import dominant_colors
 from preprocessing import Photo, as_rgb
@@ -77,8 +78,8 @@ def short_name(path: str) -> str:
 
 def draw(explanation: PhotoExplanation, title: str) -> Figure:
     """Six views of the photograph, its weights over the color spaces, its dominant colors."""
-    image, points = explanation.image, explanation.points
-    aspect = image.width / image.height
+    top, left, bottom, right = explanation.frame
+    aspect = (right - left) / (bottom - top)
     width, height = PANEL * min(1, max(aspect, 0.4)), PANEL / max(1, min(aspect, 2.5))
     width = max(width, 3.0)
     figure = Figure(figsize=(3 * width + 0.4, 2 * (height + 0.4) + 3.2), layout="constrained")
@@ -87,42 +88,56 @@ def draw(explanation: PhotoExplanation, title: str) -> Figure:
     axes = views.subplots(2, 3).ravel()
     for panel in axes:
         panel.set_axis_off()
-    show_photo(axes[0], image, "photograph")
+    padded = " (hatched: padding)" if explanation.placement.is_padded else ""
+    show_photo(axes[0], explanation, f"photograph{padded}")
     show_saliency(axes[1], explanation)
-    show_offsets(axes[2], image, points)
-    show_gate(axes[3], image, points)
-    show_attention(axes[4], image, points)
-    show_segmentation(axes[5], image, points, explanation.segmentation)
+    show_offsets(axes[2], explanation)
+    show_gate(axes[3], explanation)
+    show_attention(axes[4], explanation)
+    show_segmentation(axes[5], explanation)
     show_colors(weights, explanation)
     return figure
 
 
-def show_photo(axes: Axes, image: Image.Image, title: str, fade: float = 0.0) -> None:
-    """The photograph under a coordinate system of its pixels; `fade` 0 … 1 towards white."""
+def show_photo(
+    axes: Axes, explanation: PhotoExplanation, title: str, *, fade: float = 0.0, gray: bool = False
+) -> None:
+    """The photograph under a coordinate system of its pixels; `fade` 0 … 1 towards white.
+
+    Where the network was shown more than it, the padding is hatched.
+    """
+    image = explanation.image
     small = image.copy()
     small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    axes.imshow(np.asarray(small) / 255 * (1 - fade) + fade, extent=_extent(image))
+    if gray:
+        small = small.convert("L").convert("RGB")
+    extent = (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
+    axes.imshow(np.asarray(small) / 255 * (1 - fade) + fade, extent=extent)
+    if explanation.placement.is_padded:
+        top, left, bottom, right = explanation.frame
+        style = {"facecolor": "white", "edgecolor": "0.75", "hatch": "///", "zorder": -1}
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, **style))
+        axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.autoscale(False)
     axes.set_title(title, fontsize=11)
 
 
 def show_saliency(axes: Axes, explanation: PhotoExplanation) -> None:
     """Figure 5: where the score comes from (red), and where it is lowered (blue)."""
-    image = explanation.image
-    gray = image.convert("L").convert("RGB")
-    show_photo(axes, gray, "saliency: red raises, blue lowers", fade=0.2)
+    show_photo(axes, explanation, "saliency: red raises, blue lowers", fade=0.2, gray=True)
     heat = Image.fromarray(explanation.saliency.astype(np.float32))
     heat = np.asarray(heat.resize((HEAT_SIDE, HEAT_SIDE), Image.Resampling.BILINEAR))
-    axes.imshow(
-        heat, extent=_extent(image), cmap="RdBu_r", alpha=0.9 * np.abs(heat), vmin=-1, vmax=1
-    )
+    top, left, bottom, right = explanation.frame
+    extent = (left, right, bottom, top)
+    axes.imshow(heat, extent=extent, cmap="RdBu_r", alpha=0.9 * np.abs(heat), vmin=-1, vmax=1)
 
 
-def show_offsets(axes: Axes, image: Image.Image, points: DelegatePoints) -> None:
+def show_offsets(axes: Axes, explanation: PhotoExplanation) -> None:
     """Figure 7 a: interest points, and where each group's offsets move them."""
-    show_photo(axes, image, "(a) interest points, moved by offsets", fade=0.4)
-    ends = _inside(points.moved, image)  # G×N×2
-    starts = np.broadcast_to(_inside(points.interest, image), ends.shape)
+    points = explanation.points
+    show_photo(axes, explanation, "(a) interest points, moved by offsets", fade=0.4)
+    ends = _inside(points.moved, explanation)  # G×N×2
+    starts = np.broadcast_to(_inside(points.interest, explanation), ends.shape)
     lines = np.stack([starts, ends], axis=2).reshape(-1, 2, 2)[..., ::-1]
     axes.add_collection(LineCollection(lines, colors="black", linewidths=0.8, zorder=2))
     _dots(axes, starts[0], color="white", size=14, label="interest point")
@@ -130,48 +145,50 @@ def show_offsets(axes: Axes, image: Image.Image, points: DelegatePoints) -> None
     _legend(axes)
 
 
-def show_gate(axes: Axes, image: Image.Image, points: DelegatePoints) -> None:
+def show_gate(axes: Axes, explanation: PhotoExplanation) -> None:
     """Figure 7 b: points whose gate is open; closed ones are grey, where they would have been."""
+    points = explanation.points
     is_open, closed = points.is_open, int((~points.is_open).sum())
-    show_photo(axes, image, "(b) after the gate", fade=0.4)
+    show_photo(axes, explanation, "(b) after the gate", fade=0.4)
     if closed:
-        _dots(axes, _inside(points.moved[:, ~is_open], image), color=CLOSED, size=9, alpha=0.8)
-        axes.plot(*_centre(image), "X", color="white", mec="black", ms=11, zorder=4)
-    moved = _inside(points.moved[:, is_open], image)
+        places = _inside(points.moved[:, ~is_open], explanation)
+        _dots(axes, places, color=CLOSED, size=9, alpha=0.8)
+        axes.plot(*points.keys[-1, ::-1], "X", color="white", mec="black", ms=11, zorder=4)
+    moved = _inside(points.moved[:, is_open], explanation)
     _dots(axes, moved, color=MOVED, size=18, label=f"{is_open.sum()} open")
     _dots(axes, np.empty((0, 2)), color=CLOSED, size=18, label=f"{closed} closed: to the centre")
     _legend(axes)
 
 
-def show_attention(axes: Axes, image: Image.Image, points: DelegatePoints) -> None:
+def show_attention(axes: Axes, explanation: PhotoExplanation) -> None:
     """Figure 7 c: circles at the open points, their area the attention they get; the attention to
     all closed ones, at the centre, in words."""
-    show_photo(axes, image, "(c) attention over all heads and queries", fade=0.4)
+    points = explanation.points
+    show_photo(axes, explanation, "(c) attention over all heads and queries", fade=0.4)
     is_gated = not points.is_open.all()
     count = len(points.keys) - is_gated
     if count:
-        y, x = _inside(points.keys[:count], image).T
+        y, x = _inside(points.keys[:count], explanation).T
         areas = points.attention[:count] / points.attention[:count].mean() * MEAN_AREA
         areas = areas.clip(max=12 * MEAN_AREA)
         axes.scatter(x, y, s=areas, facecolors="#ff5a1f66", edgecolors="#7a1f00", linewidths=0.8)
     if is_gated:
         text = f"centre {points.attention[-1]:.0%}"
         box = {"boxstyle": "round", "facecolor": "white", "alpha": 0.85}
-        axes.text(*_centre(image), text, ha="center", va="center", fontsize=10, bbox=box)
+        axes.text(*points.keys[-1, ::-1], text, ha="center", va="center", fontsize=10, bbox=box)
 
 
-def show_segmentation(
-    axes: Axes, image: Image.Image, points: DelegatePoints, segmentation: Segmentation | None
-) -> None:
+def show_segmentation(axes: Axes, explanation: PhotoExplanation) -> None:
     """Figure 7 d: every place that is read, in the color of its color space."""
+    points, segmentation = explanation.points, explanation.segmentation
     if segmentation is None:
-        show_photo(axes, image, "(d) this network has no color spaces", fade=0.4)
+        show_photo(axes, explanation, "(d) this network has no color spaces", fade=0.4)
         return
-    show_photo(axes, image, "(d) color spaces, 1 = dominant", fade=0.4)
+    show_photo(axes, explanation, "(d) color spaces, 1 = dominant", fade=0.4)
     colors = space_colors(segmentation)
     used = np.unique(segmentation.spaces)
     for space in sorted(used, key=lambda space: segmentation.ranks[space]):
-        places = _inside(points.keys[segmentation.spaces == space], image)
+        places = _inside(points.keys[segmentation.spaces == space], explanation)
         label = f"{segmentation.ranks[space]}"
         _dots(axes, places, color=colors[space], size=26, label=label)
     _legend(axes)
@@ -232,16 +249,7 @@ def _legend(axes: Axes) -> None:
     ).set_zorder(5)
 
 
-def _centre(image: Image.Image) -> tuple[float, float]:
-    """The (x, y) pixel that closed gates read: coordinates (0, 0)."""
-    return (image.width - 1) / 2, (image.height - 1) / 2
-
-
-def _extent(image: Image.Image) -> tuple[float, float, float, float]:
-    """Left, right, bottom, top of the photograph, integers being pixel centres."""
-    return (-0.5, image.width - 0.5, image.height - 0.5, -0.5)
-
-
-def _inside(places: np.ndarray, image: Image.Image) -> np.ndarray:
-    """Places beyond the photograph are drawn at its border."""
-    return places.clip(0, [image.height - 1, image.width - 1])
+def _inside(places: np.ndarray, explanation: PhotoExplanation) -> np.ndarray:
+    """Places beyond what the network was shown are drawn at its border."""
+    top, left, bottom, right = explanation.frame
+    return places.clip([top + 0.5, left + 0.5], [bottom - 0.5, right - 0.5])

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from geometry import to_map, to_pixels
+from errors import UserError
+from geometry import Placement, to_map, to_pixels
 from models import ColorAesthetics
 from models.color_spaces import ColorHead
 from models.delegate_attention import sample_bilinear
@@ -23,10 +24,11 @@ STAGE = 3  # of the points that are shown: its map is twice as fine as stage 4's
 
 @dataclass(frozen=True)
 class DelegatePoints:
-    """The points of one delegate layer: N map positions, G groups, (y, x) pixels.
+    """The points of one delegate layer: N points, G groups, (y, x) pixels.
 
-    A closed gate moves its point to the photograph's centre. So `keys` are the places that the
-    layer reads: the open points and, where any gate is closed, the centre once, as the last.
+    A closed gate moves its point to the centre of what the network was shown. So `keys` are the
+    places that the layer reads: the open points and, where any gate is closed, the centre once, as
+    the last. Points beyond the photograph's pixels are on its padding.
     """
 
     interest: np.ndarray  # N×2, before the offsets
@@ -52,27 +54,47 @@ class PhotoExplanation:
     points: DelegatePoints
     segmentation: Segmentation | None  # None where the head has no color spaces
     space_weights: np.ndarray | None  # P×κ: weights of the color points over the color spaces
-    saliency: np.ndarray  # H×W in −1 … 1, over the whole photograph
+    saliency: np.ndarray  # H×W in −1 … 1, over all that the network was shown
+    placement: Placement  # of the photograph in what the network was shown
+
+    @property
+    def frame(self) -> tuple[float, float, float, float]:
+        """Top, left, bottom, right of what the network was shown, in the photograph's pixels:
+        the photograph's own borders where there is no padding."""
+        return self.placement.frame((self.image.height, self.image.width))
 
 
 def explain_image(model: ColorAesthetics, image: Image.Image) -> PhotoExplanation:
-    """Explain the reported score of an RGB image."""
+    """Explain the reported score of an RGB image.
+
+    Raises `UserError` for a network in which no layer has points (`stages="SSSS"`).
+    """
     size = (image.height, image.width)
-    pixels = normalise(resize(image, model.config.image_size))[None]
+    side, aspect = model.config.image_size, model.config.aspect
+    placement = Placement.of(size, side, aspect)
+    pixels = normalise(resize(image, side, aspect))[None]
     pixels = pixels.to(next(model.parameters()).device)
     heat = saliency(model, pixels)[0]
     layers: list[LayerExplanation] = []
     with scoring_mode(model), torch.inference_mode():
         maps = model.forward_maps(pixels, layers)  # 1×H×W×C
-        layer = [layer for layer in layers if layer.stage == STAGE][-1]
+        layer = shown_layer(layers)
         places, attention = _keys(layer)
-        points = _in_pixels(layer, places, attention, size)
+        points = _in_pixels(layer, places, attention, size, placement)
         if not isinstance(model.head, ColorHead):
-            return PhotoExplanation(image, points, None, None, heat)
+            return PhotoExplanation(image, points, None, None, heat, placement)
         weights = model.head(maps.mean(dim=(1, 2)))[2].view(model.config.num_color_points, -1)
-        places = to_map(places, layer.points.shape[2:4], maps.shape[1:3])
+        places = to_map(places, layer.map_size, maps.shape[1:3])
         segmentation = segment(model.head, maps, places)
-    return PhotoExplanation(image, points, segmentation, _array(weights), heat)
+    return PhotoExplanation(image, points, segmentation, _array(weights), heat, placement)
+
+
+def shown_layer(layers: list[LayerExplanation]) -> LayerExplanation:
+    """The last layer of stage 3 or, where that has no points, of the network. Raises `UserError`
+    where there is none."""
+    if not layers:
+        raise UserError("no layer of this network has points to show: its stages are all S")
+    return max(layers, key=lambda layer: (layer.stage == STAGE, layer.stage, layer.block))
 
 
 def _keys(layer: LayerExplanation) -> tuple[np.ndarray, np.ndarray]:
@@ -99,15 +121,19 @@ def _is_open(layer: LayerExplanation) -> np.ndarray:
 
 
 def _in_pixels(
-    layer: LayerExplanation, places: np.ndarray, attention: np.ndarray, size: tuple[int, int]
+    layer: LayerExplanation,
+    places: np.ndarray,
+    attention: np.ndarray,
+    size: tuple[int, int],
+    placement: Placement,
 ) -> DelegatePoints:
-    groups, *map_size = layer.points.shape[1:4]
+    groups = layer.points.shape[1]
     interest = _array(layer.interest_points).reshape(-1, 2)  # one image: N×2 either way
     offsets = np.zeros((groups, 1, 1))
     if layer.offsets is not None:
         offsets = _array(layer.offsets[0]).reshape(groups, -1, 2)
     interest, moved, keys = (
-        to_pixels(points, tuple(map_size), size)
+        to_pixels(points, layer.map_size, size, placement)
         for points in (interest, interest + offsets, places)
     )
     return DelegatePoints(interest, moved, _is_open(layer), keys, attention)

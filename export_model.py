@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from errors import UserError
 from models import ColorAesthetics
 from models.scoring_api import scoring_mode
-from preprocessing import IMAGENET_MEAN, IMAGENET_STD, normalise
+from preprocessing import IMAGENET_MEAN, IMAGENET_STD, PADDING, normalise
 from run_folder import replacing
 
 PRECISION_BITS = 22  # of Pillow's weights for 8-bit images: 32 - 8 - 2
@@ -30,37 +30,60 @@ class PhotoScorer(nn.Module):
 
     def __init__(self, model: ColorAesthetics) -> None:
         super().__init__()
-        self.model, self.scale, self.size = model, model.label_scale, model.config.image_size
+        self.model, self.scale, self.config = model, model.label_scale, model.config
 
     def forward(self, photos: Tensor) -> Tensor:
         """uint8 B x H x W x 3 -> float32 B x R."""
-        pixels = pillow_resize(photos.permute(0, 3, 1, 2), self.size)
+        size, aspect = self.config.image_size, self.config.aspect
+        pixels = pillow_resize(photos.permute(0, 3, 1, 2), size, aspect)
         return self.scale.from_unit(self.model(normalise(pixels)))
 
 
-def pillow_resize(photos: Tensor, size: int) -> Tensor:
-    """B x 3 x H x W of 0 ... 255 -> float32 B x 3 x size x size: what Pillow's `resize` with its
-    antialiased bilinear filter gives, bit for bit, in tensor operations that can be exported.
+def pillow_resize(photos: Tensor, size: int, aspect: str = "stretch") -> Tensor:
+    """B x 3 x H x W of 0 ... 255 -> float32 B x 3 x size x size: what `preprocessing.resize` gives
+    by Pillow's antialiased bilinear filter, bit for bit, in operations that can be exported.
 
     As in its Resample.c: first along rows, then along columns, each time with weights in fixed
-    point and a result rounded to 8 bits. (The `antialias` of torch and ONNX differs by one grey
-    level in 0.3 % of the pixels, which moves scores by up to 0.02.)
+    point and a result rounded to 8 bits. (Pillow itself goes the other way round for strips more
+    than 100 times as high as wide, where a grey level may differ. The `antialias` of torch and ONNX
+    differs by one grey level in 0.3 % of the pixels, which moves scores by up to 0.02.)
     """
-    height, width = photos.shape[2:]
-    rows = photos.to(torch.float64) @ _weights(width, size, photos.device).T  # B x 3 x H x size
-    pixels = _weights(height, size, photos.device) @ _to_8_bits(rows)  # B x 3 x size x size
-    return _to_8_bits(pixels).float()
+    lengths = [_number(length, photos.device) for length in photos.shape[2:]]  # height, width
+    sides = [_number(size, photos.device)] * 2
+    if aspect == "pad":
+        longer = torch.maximum(*lengths)
+        sides = [torch.floor((2 * n * size + longer) / (2 * longer)).clamp(min=1) for n in lengths]
+    across, is_column = _weights(photos.shape[3], size, sides[1])
+    down, is_row = _weights(photos.shape[2], size, sides[0])
+    rows = photos.to(torch.float64) @ across.T  # B x 3 x H x size
+    pixels = _to_8_bits(down @ _to_8_bits(rows)).float()  # B x 3 x size x size
+    if aspect == "pad":
+        padding = torch.tensor(PADDING, dtype=torch.float32, device=photos.device).view(3, 1, 1)
+        pixels = torch.where(is_row[:, None] & is_column, pixels, padding)
+    return pixels
 
 
-def _weights(length: int, size: int, device: torch.device) -> Tensor:
-    """size x length: weight of each old pixel in each new one; float64 that holds integers."""
-    step = torch.full((), length, dtype=torch.float64, device=device) / size
-    centers = (torch.arange(size, dtype=torch.float64, device=device) + 0.5) * step
+def _number(value: int, device: torch.device) -> Tensor:
+    """`value`, which may be a free size of the graph, as a float64 scalar."""
+    return torch.full((), value, dtype=torch.float64, device=device)
+
+
+def _weights(length: int, size: int, side: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a row or column of `length` old pixels that becomes `side` pixels in the middle of `size`:
+    size x length weights of the old pixels in the new ones (float64 that holds integers; without
+    meaning on the padding), and size booleans: which of the new ones are not padding.
+    """
+    device = side.device
+    step = _number(length, device) / side
+    new = torch.arange(size, dtype=torch.float64, device=device)
+    new = new - torch.floor((size - side) / 2)
+    is_inside = (new >= 0) & (new < side)
+    centers = (new.clamp(min=0).minimum(side - 1) + 0.5) * step
     old = torch.arange(length, dtype=torch.float64, device=device) + 0.5
     support = step.clamp(min=1.0)  # the triangle's half width, never below an old pixel
     weights = torch.relu(1 - (old[None, :] - centers[:, None]).abs() / support)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    return torch.floor(weights * 2**PRECISION_BITS + 0.5)
+    return torch.floor(weights * 2**PRECISION_BITS + 0.5), is_inside
 
 
 def _to_8_bits(sums: Tensor) -> Tensor:
@@ -73,7 +96,12 @@ def metadata(model: ColorAesthetics) -> dict[str, str]:
     scale, size = model.label_scale, model.config.image_size
     facts = {
         "input": "uint8 B x H x W x 3, RGB, upright; transparent pixels over white",
-        "resize": {"size": [size, size], "filter": "bilinear, antialiased, as Pillow's BILINEAR"},
+        "resize": {
+            "size": [size, size],
+            "filter": "bilinear, antialiased, as Pillow's BILINEAR",
+            "aspect": model.config.aspect,
+            "padding": PADDING,
+        },
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "targets": scale.names,

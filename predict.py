@@ -33,7 +33,7 @@ from tqdm import tqdm
 from errors import UserError, run_cli
 from images import ImageError, decode
 from known_weights import no_weights_error
-from models import ColorAesthetics, load_model, set_point_pooling
+from models import ColorAesthetics, load_model, set_point_pooling, without_company
 from photo_sources import Source, iter_sources, open_source
 from score_files import check_format, read_rows
 from score_output import Processes, ScoreOutput
@@ -66,6 +66,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add("--amp", choices=AMP, default="off", help="mixed precision: faster on a GPU, less exact")
+    add("--flip-tta", action="store_true", help="mean score of a photograph and its mirror image")
     add(
         "--timeout", type=_positive(float), default=20.0, help="seconds for a download (default 20)"
     )
@@ -84,6 +85,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--serve and --export take no photographs")
     if args.resume and (args.overwrite or not args.out):
         parser.error("--resume goes with --out, and not with --overwrite")
+    pictures = args.explain or args.sweep or args.export or args.serve
+    if args.flip_tta and pictures:
+        parser.error("--flip-tta is for scores, not for --explain, --sweep, --export or --serve")
     if args.sweep and not (args.explain or args.out_dir):
         parser.error("--sweep needs --out-dir or --explain: a folder for its pictures")
     return args
@@ -109,7 +113,7 @@ def load_network(args: argparse.Namespace) -> ColorAesthetics:
     device = pick_device(f"cuda:{local_rank}" if several else args.device)
     keep_freed_memory()
     model = load_model(args.weights)
-    set_point_pooling(model, "image")
+    set_point_pooling(model, without_company(model.config.point_pooling))
     return model.to(device)
 
 
@@ -142,6 +146,7 @@ def _rows(
         batch_size=args.batch_size,
         workers=args.workers or min(os.cpu_count() or 1, 16),
         timeout=args.timeout,
+        flip_tta=args.flip_tta,
         autocast=partial(_autocast, args.amp, next(model.parameters()).device),
     )
     with tqdm(unit="image", disable=True if quiet else None, leave=False) as bar:

@@ -26,7 +26,7 @@ def saliency(model: ColorAesthetics, images: Tensor) -> np.ndarray:
     over the map, divided by its largest magnitude: to first order, how much a place raises (above
     0) or lowers the score in comparison with the photograph's average place. Grad-CAM is made for
     classes and shows what lies above zero; a rating has no such zero, so the mean stands in for it.
-    Cell (i, j) stands for the share i/H … (i + 1)/H, j/W … (j + 1)/W of the photograph's sides.
+    Cell (i, j) stands for the share i/H … (i + 1)/H, j/W … (j + 1)/W of the input's sides.
     """
     from pytorch_grad_cam import GradCAM  # takes seconds to import
 

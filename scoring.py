@@ -34,15 +34,18 @@ class LoadedPhoto:
     error: str = ""
 
 
-def load_photo(source: Source, size: int, timeout: float) -> LoadedPhoto:
-    """Read (or download), decode and resize one photograph; never raises for a bad one."""
+def load_photo(
+    source: Source, size: int, *, timeout: float, aspect: str = "stretch"
+) -> LoadedPhoto:
+    """Read (or download), decode and `resize` one photograph; never raises for a bad one."""
     try:
         image, frames = decode(source.path, open_source(source, timeout))
     except ImageError as error:
         reason = str(error).removeprefix(f"{source.path}: ")
         return LoadedPhoto(source.path, error=" ".join(reason.split()))
     note = f"first of {frames} frames" if frames > 1 else ""
-    return LoadedPhoto(source.path, resize(image, size), image.width, image.height, note)
+    pixels = resize(image, size, aspect)
+    return LoadedPhoto(source.path, pixels, image.width, image.height, note)
 
 
 def columns(scale: LabelScale) -> tuple[str, ...]:
@@ -65,25 +68,31 @@ def score_photos(
     batch_size: int,
     workers: int,
     timeout: float,
+    flip_tta: bool = False,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Iterator[list[Row]]:
     """The rows of `sources`, in order, a batch at a time; at most three batches are in memory.
 
-    workers: threads that decode. timeout: seconds for a download. A score does not depend on the
-    other photographs of its batch, see `models.scoring_api.Scoring`.
+    workers: threads that decode. timeout: seconds for a download. flip_tta: mean of the scores of a
+    photograph and its mirror image. A score does not depend on the other photographs of its batch,
+    see `models.scoring_api.Scoring`.
     """
-    scale, size = model.label_scale, model.config.image_size
+    scale, size, aspect = model.label_scale, model.config.image_size, model.config.aspect
 
     def load(source: Source) -> LoadedPhoto:
-        return load_photo(source, size, timeout)
+        return load_photo(source, size, timeout=timeout, aspect=aspect)
 
     photos = _map_ahead(load, sources, workers, ahead=2 * batch_size)
     while batch := list(islice(photos, batch_size)):
         pixels = [photo.pixels for photo in batch if photo.pixels is not None]
         scores = iter(())
         if pixels:
+            views = [torch.stack(pixels)]
+            if flip_tta:
+                views.append(views[0].flip(3))
             with autocast():
-                scores = iter(model.score_pixels(torch.stack(pixels)).tolist())
+                scored = torch.stack([model.score_pixels(view) for view in views])
+            scores = iter(scored.mean(dim=0).tolist())
         yield [_row(photo, scale, None if photo.error else next(scores)) for photo in batch]
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from color_change import change_color, change_of
 from explain import figure_path, render, short_name
+from geometry import Placement
 from models import ColorAesthetics
 from preprocessing import Photo, as_rgb, resize
 from run_folder import replacing
@@ -63,11 +64,18 @@ def compute_sweep(model: ColorAesthetics, image: Image.Image, kind: str) -> Swee
 
     The change is made to the pixels that the network sees, after the resize: so the neutral step
     has exactly the photograph's own score, and the cost does not depend on the photograph's size.
+    Padding around the photograph stays as it is.
     """
     change = change_of(kind)
-    pixels = resize(image, model.config.image_size).permute(1, 2, 0).numpy()
-    changed = [change_color(pixels, kind, step) for step in change.steps]
-    results = model.score(changed)
+    side, aspect = model.config.image_size, model.config.aspect
+    pixels = resize(image, side, aspect).permute(1, 2, 0).numpy()
+    place = Placement.of((image.height, image.width), side, aspect)
+    inside = np.s_[place.top : place.top + place.height, place.left : place.left + place.width]
+    changed = [change_color(pixels[inside], kind, step) for step in change.steps]
+    squares = [pixels.copy() for _ in changed]
+    for square, photo in zip(squares, changed, strict=True):
+        square[inside] = photo
+    results = model.score(squares)
     scale = model.label_scale
     size = _fitting(image.size)
     variants = [Image.fromarray(p).resize(size, Image.Resampling.BICUBIC) for p in changed]

@@ -211,6 +211,19 @@ def test_torchrun_shards_and_merges_in_order(run: Run, weights: Path, tmp_path: 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["alone.json", "p", "s.json"]
 
 
+def test_flip_tta_is_the_mean_of_both_mirror_images(
+    run: Run, weights: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    pixels[:, :64] //= 3
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert run(tmp_path / "a.png", "--flip-tta", "--out", tmp_path / "s.csv") == 0
+    both = [row["color"] for row in load_model(weights).score([pixels, pixels[:, ::-1].copy()])]
+    assert abs(both[0] - both[1]) > 1e-3
+    assert float(rows_of(tmp_path / "s.csv")[0]["color"]) == pytest.approx(np.mean(both), abs=6e-5)
+
+
 def test_top_k_best_first(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_photos(tmp_path, 8)
     run(*paths, "--out", tmp_path / "s.csv", "--top", 3)
@@ -243,6 +256,7 @@ def test_no_weights_lists_those_there_are(
         ["a.jpg", "--out", "s.csv", "--resume", "--overwrite"],
         ["a.jpg", "--sweep", "hue"],
         ["a.jpg", "--batch-size", "0"],
+        ["a.jpg", "--flip-tta", "--explain", "figures"],
         ["a.jpg", "--serve"],
         ["a.jpg", "--wieghts", "x"],
     ],

@@ -75,6 +75,7 @@ class PatchModel(ColorAesthetics):
             attention = torch.full((1, 1, side**2, side**2), 1 / side**2)
             layers.append(
                 LayerExplanation(
+                    map_size=(side, side),
                     interest_points=points[0, 0],
                     offsets=torch.zeros_like(points),
                     gate=gate,

@@ -11,16 +11,14 @@ options of `models.build_model` (`point_pooling`, ...) are keys beside the field
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import re
-import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from config_values import as_type, check_value, hint
 from errors import UserError
 from models import OPTIONS, RECIPES, list_models
 
@@ -29,6 +27,7 @@ ABOVE_0 = (lambda value: value > 0, "above 0")
 AT_LEAST_0 = (lambda value: value >= 0, "0 or more")
 FRACTION = (lambda value: 0 < value < 1, "between 0 and 1, both excluded")
 AT_LEAST_1 = (lambda value: value >= 1, "1 or more")
+UP_TO_1 = (lambda value: 0 < value <= 1, "above 0 and at most 1")
 
 
 def option(
@@ -82,6 +81,15 @@ class TrainConfig:
         1.0, "training images are resized to this times the crop's side", must=AT_LEAST_1
     )
     skip_broken: bool = option(False, "leave out images that do not decode, and list them")
+    draft: bool = option(False, "decode large JPEGs at a fraction of their size, see dataset.py")
+    confidence_power: float = option(
+        0.0,
+        "weigh the loss of an image with its label's confidence (icaa17k: probability) to this "
+        "power, over the mean; below 0 for a column of deviations",
+    )
+    confidence_column: str | None = option(
+        None, "csv: column that --confidence-power reads, numbers above 0"
+    )
 
     # --- model (and every option of models.build_model)
     model: str = option("delegate_base", "network", choices=tuple(list_models()))
@@ -95,10 +103,19 @@ class TrainConfig:
     epochs: int = option(40, "passes over the training images", must=ABOVE_0, free_on_resume=True)
     batch_size: int = option(16, "images a step, of all processes", must=ABOVE_0)
     loss: str = option("mse", "mse of unit scores, emd of rating shares", choices=("mse", "emd"))
+    plcc_weight: float = option(
+        0.0, "times 1 - PLCC of the batch, added to the loss", must=AT_LEAST_0
+    )
+    rank_weight: float = option(
+        0.0, "times the batch's pairwise ranking loss, added to the loss", must=AT_LEAST_0
+    )
     optimizer: str = option("adam", "update rule", choices=("adam", "adamw"))
     lr: float = option(1e-5, "peak learning rate of layers that start pretrained", must=ABOVE_0)
     new_layer_lr_factor: float = option(
         1.0, "times lr: learning rate of layers that start from scratch", must=ABOVE_0
+    )
+    layer_decay: float = option(
+        1.0, "lr is multiplied by this once more for each layer below the head", must=UP_TO_1
     )
     weight_decay: float = option(0.0, "decay of weight matrices, in units of lr", must=AT_LEAST_0)
     schedule: str = option(
@@ -108,6 +125,12 @@ class TrainConfig:
     step_epochs: int = option(5, "schedule step: epochs between drops", must=ABOVE_0)
     step_factor: float = option(0.1, "schedule step: lr is multiplied by this", must=ABOVE_0)
     grad_clip: float | None = option(None, "largest norm of the gradient", must=ABOVE_0)
+    ema_decay: float | None = option(
+        None,
+        "evaluate and keep a moving average of the weights, which keeps this share of itself a "
+        "step (0.999)",
+        must=FRACTION,
+    )
 
     # --- protocol
     protocol: str = option(
@@ -121,6 +144,14 @@ class TrainConfig:
         "score the test split at the end; not in a search: the best trial alone should see it",
         free_on_resume=True,
     )
+    baselines: bool = option(
+        True,
+        "set color harmony and colorfulness of the test images beside its scores",
+        free_on_resume=True,
+    )
+    flip_tta: bool = option(
+        False, "evaluation: mean of the scores of an image and its mirror image"
+    )
     seed: int = option(0, "seed of initial weights, splits, order, augmentation", must=AT_LEAST_0)
     seeds: tuple[int, ...] = option((), "repeat for each of these seeds: mean and deviation")
     bootstrap: int = option(
@@ -128,10 +159,26 @@ class TrainConfig:
     )
 
     # --- machine
+    eval_batch_size: int | None = option(
+        None,
+        "images a batch in evaluation (default: batch_size; on a GPU, unless scores depend on the "
+        "batch, 4 times that)",
+        must=ABOVE_0,
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N", free_on_resume=True)
     amp: str = option("off", "autocast", choices=("off", "bf16", "fp16"))
+    compile: bool = option(
+        False, "torch.compile: minutes at the start, faster steps", free_on_resume=True
+    )
     workers: int = option(
-        2, "processes that decode images; 0: none", must=AT_LEAST_0, free_on_resume=True
+        2, "processes that decode originals; 0: none", must=AT_LEAST_0, free_on_resume=True
+    )
+
+    prepared: str = option(
+        "auto",
+        "folder of the images that `dataset.py prepare` made; auto: prepared in the data root, if "
+        "they are there, or decode the originals; off: decode the originals",
+        free_on_resume=True,
     )
 
     # --- run
@@ -151,12 +198,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, spec in FIELDS.items():
-            _check_value(name, getattr(self, name), spec.metadata)
+            check_value(name, getattr(self, name), spec.metadata)
         if (self.loss == "emd") != (self.dataset == "ava"):
             raise UserError(
                 f"loss {self.loss} with data set {self.dataset}: emd compares rating distributions,"
                 " so it goes with ava and only with it"
             )
+        if self.loss == "emd" and (self.plcc_weight or self.rank_weight):
+            raise UserError(
+                "plcc_weight and rank_weight compare scores, and ava's network gives rating"
+                " distributions: leave them out"
+            )
+        _check_confidence(self)
         if self.evaluate and self.init_from is None:
             raise UserError("--evaluate needs the weights to score with: give --init-from")
         if self.evaluate and (self.resume != "off" or self.seeds):
@@ -174,6 +227,13 @@ class TrainConfig:
     def variant(self) -> str:
         """Variant of `build_model` that goes with the data set."""
         return self.dataset if self.dataset in ("spaq", "ava") else "icaa17k"
+
+    @property
+    def confidence(self) -> str | None:
+        """The column of label confidences that weigh the training images; None: all are alike."""
+        if self.evaluate or not self.confidence_power:
+            return None
+        return self.confidence_column or "probability"
 
     @classmethod
     def from_layers(cls, *layers: tuple[str, Mapping[str, Any]]) -> TrainConfig:
@@ -240,6 +300,20 @@ MODEL_DEFAULTS: dict[str | None, dict[str, Any]] = {
 # ------------------------------------------------------------------- checks
 
 
+def _check_confidence(config: TrainConfig) -> None:
+    """Raise `UserError` unless the data set has label confidences where they are asked for."""
+    dataset, column = config.dataset, config.confidence_column
+    if column and (dataset != "csv" or not config.confidence_power):
+        raise UserError(
+            "--confidence-column names the column of a csv that --confidence-power reads: give it"
+            " with both or not at all"
+        )
+    if config.confidence_power and dataset not in ("icaa17k", "sample", "csv"):
+        raise UserError(f"--confidence-power: the labels of {dataset} have no confidence")
+    if config.confidence_power and dataset == "csv" and not column:
+        raise UserError("--confidence-power with csv needs --confidence-column")
+
+
 def kind_of(key: str) -> Any:
     """The annotated type of a field, or the type of a model option."""
     return OPTIONS[key].type if key in OPTIONS else _HINTS[key]
@@ -258,58 +332,10 @@ def _convert(key: str, value: Any, source: str) -> Any:
     known = [*FIELDS, *OPTIONS]
     if key not in known:
         raise UserError(f"{source}: unknown key {key!r}{hint(str(key), known)}")
-    if isinstance(value, bool) and "off" in choices_of(key):
+    if isinstance(value, bool) and ("off" in choices_of(key) or key == "prepared"):
         value = "on" if value else "off"  # YAML reads the bare words as true and false
     try:
-        return _as_type(value, kind_of(key))
+        return as_type(value, kind_of(key))
     except (TypeError, ValueError):
         kind = str(getattr(kind_of(key), "__name__", kind_of(key))).replace("pathlib.", "")
         raise UserError(f"{source}: {key} must be of type {kind}, not {value!r}") from None
-
-
-def _as_type(value: Any, kind: Any) -> Any:
-    """`value` as `kind`; raises `TypeError` or `ValueError` where it is not one."""
-    arguments = typing.get_args(kind)
-    if isinstance(kind, types.UnionType):  # X | None
-        absent = value is None or value == "none"
-        return None if absent else _as_type(value, arguments[0])
-    if typing.get_origin(kind) is tuple:
-        items = value.split(",") if isinstance(value, str) else list(value)
-        if arguments[-1] is not Ellipsis and len(items) != len(arguments):
-            raise ValueError
-        strip = (item.strip() if isinstance(item, str) else item for item in items)
-        return tuple(_as_type(item, arguments[0]) for item in strip)
-    if isinstance(value, (Mapping, list, types.NoneType)):
-        raise TypeError
-    if kind is bool or isinstance(value, bool):
-        words = {"true": True, "false": False}
-        if kind is not bool or (not isinstance(value, bool) and str(value).lower() not in words):
-            raise TypeError
-        return words[str(value).lower()]
-    if kind is int:  # 16, "16" and 16.0 (NNI's quniform), but not 16.5
-        number = int(value) if isinstance(value, str) else value
-        if number != int(number):
-            raise ValueError
-        return int(number)
-    if kind is float:  # "1e-5" too: YAML reads that as text
-        if not math.isfinite(float(value)):
-            raise ValueError
-        return float(value)
-    return Path(str(value)).expanduser() if kind is Path else str(value)
-
-
-def _check_value(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
-    choices, must = metadata["choices"], metadata["must"]
-    if choices and value not in choices:
-        raise UserError(
-            f"unknown {name} {value!r}{hint(value, choices)}; known are {', '.join(choices)}"
-        )
-    if must and value is not None and not must[0](value):
-        flag = "--" + name.replace("_", "-")
-        raise UserError(f"{flag} must be {must[1]}, not {value}")
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """The names nearest to `word`, as the end of a message; nothing where none is near."""
-    close = difflib.get_close_matches(word, list(known), n=3)
-    return f": did you mean {' or '.join(close)}?" if close else ""

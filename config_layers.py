@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from config import FIELDS, TrainConfig, choices_of, hint, kind_of
+from config import FIELDS, TrainConfig, choices_of, kind_of
+from config_values import hint
 from errors import UserError
 from models import OPTIONS
 

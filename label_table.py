@@ -31,6 +31,7 @@ class Labels:
     unit_range: scores that become 0 and 1 for the network; (0, 10) is the released rating / 10.
     threshold: a rating above it counts as positive in the accuracy.
     rows: line number of each image in `source`, from 1, for messages.
+    confidence: N float64 above 0, how sure the label of each image is; None where it was not read.
     """
 
     dataset: str
@@ -43,6 +44,7 @@ class Labels:
     threshold: float
     source: Path
     rows: list[int]
+    confidence: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,6 +59,7 @@ class Labels:
             paths=[self.paths[i] for i in indices],
             scores=self.scores[indices],
             rows=[self.rows[i] for i in indices],
+            confidence=None if self.confidence is None else self.confidence[indices],
         )
 
     @property
@@ -139,6 +142,26 @@ def read_scores(
             for row, text in table[column][wrong].items()
         ]
     return scores
+
+
+def with_confidence(
+    labels: Labels, table: pd.DataFrame, column: str | None, problems: list[Problem]
+) -> Labels:
+    """`labels` with the confidences in `column`; of a test split nobody asks for them.
+
+    Cells that are no number above 0 are added to `problems`.
+    """
+    if column is None or labels.split != "train":
+        return labels
+    require_columns(table, labels.source, [column])
+    confidence = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=float)
+    wrong = ~((confidence > 0) & np.isfinite(confidence))
+    where = f"{labels.source}, row"
+    problems += [
+        Problem("confidence", f"{where} {row}: {column} is {text!r}, not a number above 0")
+        for row, text in table[column][wrong].items()
+    ]
+    return replace(labels, confidence=confidence)
 
 
 def photo_keys(labels: Labels) -> list[tuple[str | float, ...]]:

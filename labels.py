@@ -35,6 +35,7 @@ from label_table import (
     read_scores,
     read_table,
     require_columns,
+    with_confidence,
 )
 
 __all__ = [
@@ -65,6 +66,7 @@ OPTION_FOR = {  # options that only some data sets know
     "score_columns": ("csv",),
     "score_range": ("csv",),
     "test_list": ("ava",),
+    "confidence_column": ("icaa17k", "sample", "csv"),
 }
 SPAQ_TARGETS = ("MOS", "Brightness", "Colorfulness", "Contrast", "Noisiness", "Sharpness")
 SPAQ_LAST_TRAIN = 10_000  # the released split: 00001-10000 train, 10001-11125 test
@@ -82,6 +84,7 @@ class DataSpec:
     score_range: csv; the lowest and highest rating possible, which become 0 and 1.
     test_list: ava; file of test image ids.
     threshold: a rating above it is positive; 5, or the middle of `score_range`, where not given.
+    confidence_column: icaa17k, sample, csv; how sure the labels of train are, read where given.
     require_images: a missing image file is an error; False leaves it to `drop_broken`.
     """
 
@@ -96,6 +99,7 @@ class DataSpec:
     score_range: tuple[float, float] | None = None
     test_list: Path | None = None
     threshold: float | None = None
+    confidence_column: str | None = None
     require_images: bool = True
 
     def __post_init__(self) -> None:
@@ -164,7 +168,8 @@ def _read_icaa17k(spec: DataSpec, problems: list[Problem]) -> Iterator[Labels]:
         table = read_table(path)
         require_columns(table, path, ["ID"])
         scores = read_scores(table, path, targets, (0, 10), problems)
-        yield _labels(spec, split, targets, table["ID"], scores, path, ("", "images"))
+        labels = _labels(spec, split, targets, table["ID"], scores, path, ("", "images"))
+        yield with_confidence(labels, table, spec.confidence_column, problems)
 
 
 def _read_spaq(spec: DataSpec, problems: list[Problem]) -> Iterator[Labels]:
@@ -236,7 +241,9 @@ def _read_csv(spec: DataSpec, problems: list[Problem]) -> Iterator[Labels]:
         require_columns(table, path, [column])
         limits = spec.score_range or (-np.inf, np.inf)
         scores = read_scores(table, path, spec.score_columns, limits, problems)
-        yield _labels(spec, split, spec.score_columns, table[column], scores, path, ("", "images"))
+        targets, ids = spec.score_columns, table[column]
+        labels = _labels(spec, split, targets, ids, scores, path, ("", "images"))
+        yield with_confidence(labels, table, spec.confidence_column, problems)
 
 
 def _find_file(spec: DataSpec, *names: str) -> Path:

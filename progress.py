@@ -12,6 +12,7 @@ from torch import nn
 
 from config import TrainConfig
 from distributed import on_main, share_weights
+from ema import AveragedWeights
 from models import load_weights
 from run_folder import RunFolder
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 REPORTED = ("srcc", "plcc", "accuracy")  # each epoch, on the terminal and to NNI
 # What training keeps between steps besides the network, by name.
-Training = Mapping[str, torch.optim.Optimizer | torch.amp.GradScaler]
+Training = Mapping[str, torch.optim.Optimizer | torch.amp.GradScaler | AveragedWeights]
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Progress:
     def save(
         self, run: RunFolder, model: nn.Module, training: Training, extra: Mapping[str, Any]
     ) -> None:
-        """Write a checkpoint; `extra` goes into its config.json."""
+        """Write a checkpoint of `model`, the network that is evaluated: with --ema-decay the
+        averaged weights (what the steps change is in `training`). `extra` goes into config.json."""
         state = {name: part.state_dict() for name, part in training.items()}
         on_main(
             lambda: run.save_epoch(

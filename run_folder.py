@@ -4,7 +4,8 @@
     epochs.csv          one line per epoch              events.out...     TensorBoard
     best, last          links to checkpoints            metrics.json      final metrics
     epochs/0007/        model.safetensors, config.json (weights and all that rebuilds the network),
-                        training_state.pt (optimizer, epoch, history: what --resume needs)
+                        training_state.pt (optimizer, epoch, history: what --resume needs; with
+                        --ema-decay model.safetensors holds the averaged weights, this the others)
     epochs/0007-step-000120/    the same in the middle of epoch 8, of a run that was asked to stop
     predictions.csv     image, label, prediction        scatter.png, learning_curve.png
 

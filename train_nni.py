@@ -30,158 +30,43 @@ SIGTERM or Ctrl-C, checkpoint saved, --resume goes on there.
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
+from color_measures import measure_baselines
 from config import TrainConfig
 from config_layers import CONFIG, resolve_config
 from distributed import (
-    gathered,
     largest,
     local_device,
     on_main,
     parallel,
     process_group,
     rank,
-    summed,
+    share_weights,
     world,
 )
+from ema import AveragedWeights
 from errors import UserError, run_cli
-from models import dead_color_points
+from loops import Training, confidence_weights, predict, train_epoch
+from losses import Objective
 from nni_best import show_best
 from nni_trial import Trial, current_trial
-from preemption import EXIT_CODE, Preempted, StopRequest, stop_request
+from preemption import EXIT_CODE, Preempted, stop_request
 from progress import Progress, load_from, log_epoch
 from results import Scored, checkpoint_extra, format_repeats, write_results
 from run_folder import RunFolder, check_free, default_folder, open_folder
 from setting import Setting, build_loader, build_network, build_splits
-from util import (
-    LOSSES,
-    autocast,
-    build_optimizer,
-    keep_freed_memory,
-    lr_factor,
-    pick_device,
-    progress_bar,
-    seed_everything,
-    step_seed,
-    to_device,
-)
+from util import build_optimizer, keep_freed_memory, lr_factor, pick_device
 
-CHECK_EVERY = 50  # steps between looks at the loss; a look waits for the device
 Report = Callable[[Mapping[str, float]], None]  # gets each epoch's row
-
-
-@dataclass(frozen=True)
-class Training:
-    """What takes part in the steps."""
-
-    model: nn.Module
-    network: nn.Module  # the same, its gradients averaged over the processes if there are several
-    loader: DataLoader
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-
-
-# ------------------------------------------------------------------------------- loops
-
-
-def train_epoch(
-    setting: Setting, training: Training, progress: Progress, stop: StopRequest
-) -> None:
-    """Steps of the epoch after `progress.epoch`, from `progress.step` to its end or a stop request.
-
-    Leaves in `progress` the steps that are done and the sum of their images' losses. Raises
-    `UserError` at a loss that is not finite, naming epoch and step.
-    """
-    config, device, model = setting.config, setting.device, training.model
-    optimizer, scaler, batches = training.optimizer, training.scaler, training.loader.batch_sampler
-    loss_function = LOSSES[config.loss]
-    epoch, steps = progress.epoch + 1, batches.steps
-    training.network.train()
-    training.loader.dataset.set_epoch(epoch)
-    batches.first = first = progress.step
-    total = torch.tensor(progress.loss_sum, device=device)
-    first_bad = torch.tensor(-1, device=device)  # step of the first loss that is not finite
-    bar = progress_bar(training.loader, f"epoch {epoch}")
-    for step, (images, target, _) in enumerate(bar, start=first):
-        # Drop path depends on these four alone, so that a resumed run repeats it.
-        seed_everything(step_seed(config.seed, epoch, step, rank()))
-        factor = lr_factor(config, epoch - 1 + (step + 0.5) / steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-        target = target.to(device, non_blocking=True)
-        with autocast(config, device):
-            prediction = training.network(to_device(images, model, device))
-        loss = loss_function(prediction, target) * batches.weight(step)
-
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        if config.grad_clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-        scaler.step(optimizer)
-        scaler.update()
-
-        # Sums stay on the device: reading one every step would make the host wait for it.
-        total += loss.detach() * batches.size(step)
-        first_bad = torch.where((first_bad < 0) & ~loss.detach().isfinite(), step, first_bad)
-        progress.step = step + 1
-        stopping = largest(int(bool(stop))) > 0
-        if progress.step % CHECK_EVERY == 0 or progress.step == steps or stopping:
-            check_finite(largest(int(first_bad)), epoch, steps)
-        if stopping:
-            break
-    progress.loss_sum = float(summed(total)) / world()
-
-
-def check_finite(first_bad: int, epoch: int, steps: int) -> None:
-    """Raise `UserError` if `first_bad`, the step of a loss that is not finite, is not -1."""
-    if first_bad >= 0:
-        raise UserError(
-            f"the loss is not finite at epoch {epoch}, step {first_bad + 1} of {steps}: lower --lr,"
-            " set --grad-clip or use --amp off; the checkpoints of earlier epochs are kept"
-        )
-
-
-@torch.inference_mode()
-def predict(
-    setting: Setting, model: nn.Module, loader: DataLoader, name: str
-) -> tuple[np.ndarray, float]:
-    """Unit scores N x T in the split's order, and the share of dead color points.
-
-    The share is nan for a head without color spaces. Raises `UserError` at a score that is not
-    finite.
-    """
-    model.eval()
-    count, targets = len(loader.dataset), loader.dataset.targets.shape[1]
-    # Of several processes one may have no batch.
-    scores = [torch.empty(0, targets, device=setting.device)]
-    indices = [torch.empty(0, dtype=torch.int64)]
-    dead = torch.zeros((), device=setting.device)
-    for images, _, index in progress_bar(loader, name):
-        with autocast(setting.config, setting.device):
-            features = model.forward_features(to_device(images, model, setting.device))
-            batch_scores, _, weights = model.head(features)
-        scores.append(batch_scores.float())
-        indices.append(index)
-        if weights is not None:
-            dead += dead_color_points(weights, model.config.num_color_points) * len(images)
-    result = gathered(torch.cat(scores), torch.cat(indices), count).double().numpy()
-    if not np.isfinite(result).all():
-        raise UserError(f"{name}: the network's scores are not finite numbers; lower --lr")
-    share = float(summed(dead)) / count if model.config.color_spaces else math.nan
-    return result, share
 
 
 # ------------------------------------------------------------------------------- a run
@@ -193,33 +78,48 @@ def fit(setting: Setting, model: nn.Module, run: RunFolder, report: Report | Non
     Raises `Preempted`, after one more checkpoint, when a signal asked to stop.
     """
     config, device = setting.config, setting.device
-    size = model.config.image_size
-    loader, val_loader = (build_loader(setting, split, size) for split in ("train", "val"))
-    optimizer = build_optimizer(config, model, fused=device.type == "cuda")
+    loader, val_loader = (build_loader(setting, s, model.config) for s in ("train", "val"))
+    optimizer = build_optimizer(config, model)
     scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
-    kept = {"optimizer": optimizer, "scaler": scaler}
-    progress = Progress.restore(run, model, kept)
-    training = Training(model, parallel(model, device), loader, optimizer, scaler)
+    average = AveragedWeights(model, config.ema_decay) if config.ema_decay else None
+    kept = {"optimizer": optimizer, "scaler": scaler} | ({"average": average} if average else {})
+    evaluated = average.network if average else model  # evaluated, and saved as the weights
+    progress = Progress.restore(run, evaluated, kept)
+    if config.compile:  # not earlier: the average is a copy of the network
+        model.compile()
+        if average:
+            average.network.compile()
+    training = Training(
+        model,
+        parallel(model, device),
+        loader,
+        optimizer,
+        scaler,
+        Objective(config.loss, config.plcc_weight, config.rank_weight),
+        confidence_weights(setting),
+        average,
+    )
     extra = checkpoint_extra(setting.splits["train"])
     with run.tensorboard(first_epoch=progress.epoch + 1) as writer, stop_request() as stop:
         while progress.epoch < config.epochs:
             started = time.perf_counter()
             train_epoch(setting, training, progress, stop)
             if progress.step < loader.batch_sampler.steps:
-                progress.save(run, model, kept, extra)
+                progress.save(run, evaluated, kept, extra)
                 raise Preempted
             epoch = progress.epoch + 1
-            scores, dead = predict(setting, model, val_loader, f"epoch {epoch}, val")
+            share_weights(evaluated)  # running averages are each process's own
+            scores, dead = predict(setting, evaluated, val_loader, f"epoch {epoch}, val")
             row = {
                 "epoch": epoch,
-                "lr": optimizer.param_groups[0]["lr"],
+                "lr": config.lr * lr_factor(config, epoch - 0.5 / loader.batch_sampler.steps),
                 "train_loss": progress.loss_sum / len(loader.dataset),
                 **Scored.from_unit(setting.splits["val"], scores).metrics(),
                 "dead_color_points": dead,
                 "seconds": time.perf_counter() - started,
             }
             progress.add(row)
-            progress.save(run, model, kept, extra)
+            progress.save(run, evaluated, kept, extra)
             if rank() == 0:
                 log_epoch(config, run, progress, writer)
             if report:
@@ -260,14 +160,19 @@ def run(
     folder = on_main(lambda: open_folder(config, device, notes))
     with folder.dropped_if_useless():
         progress = None
+        if config.evaluate and config.compile:
+            model.compile()
         if not config.evaluate:
             progress = fit(setting, model, folder, report)
             load_from(folder, "best", model)
         scored = {}
         for split in splits_to_score(config):
-            loader = build_loader(setting, split, model.config.image_size)
+            loader = build_loader(setting, split, model.config)
             scores, _ = predict(setting, model, loader, split)
             scored[split] = Scored.from_unit(setting.splits[split], scores)
+        if config.baselines and "test" in scored:
+            baselines = on_main(lambda: measure_baselines(setting.splits["test"]))
+            scored["test"] = replace(scored["test"], baselines=baselines)
         return progress, on_main(lambda: write_results(folder, config, scored, progress))
 
 

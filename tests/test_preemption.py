@@ -16,7 +16,7 @@ import torch
 from test_train import assert_equal_states
 from tiny import write_tiny_dataset
 
-import train_nni
+import loops
 from errors import UserError
 from models import load_model
 from nni_trial import Trial
@@ -88,10 +88,10 @@ def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(
             os.kill(os.getpid(), number)
         return original(*arguments)
 
-    original = train_nni.lr_factor
+    original = loops.lr_factor
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
-        patch.setattr(train_nni, "lr_factor", lr_factor)
+        patch.setattr(loops, "lr_factor", lr_factor)
         assert main([*flags, "--output", str(output)]) == 75
     assert signal.getsignal(number) == before
     assert steps == step  # the step was finished, none more was taken

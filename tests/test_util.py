@@ -1,4 +1,4 @@
-"""Metrics and losses against SciPy, scikit-learn and cases worked out by hand."""
+"""Metrics against SciPy, scikit-learn and cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sklearn import metrics as sklearn_metrics
 
 from config import TrainConfig
 from errors import UserError
+from models import build_model, parameter_groups
 from util import (
     METRICS,
     accuracy,
     balanced_accuracy,
     bootstrap_intervals,
+    build_optimizer,
     compute_metrics,
-    emd_loss,
     lr_factor,
     majority_accuracy,
     mean_rating,
-    mse_loss,
     pick_device,
     plcc,
     rmse,
@@ -124,21 +124,6 @@ def test_bootstrap_is_fast() -> None:
     assert time.process_time() - started < 4
 
 
-def test_losses_by_hand() -> None:
-    prediction, target = (
-        torch.tensor([[0.5, 0.1], [0.2, 0.2]]),
-        torch.tensor([[0.4, 0.3], [0.2, 0]]),
-    )
-    assert mse_loss(prediction, target).item() == pytest.approx((0.01 + 0.04 + 0 + 0.04) / 4)
-    # All mass one bin apart in two images of three: CDFs differ by 1 in one bin of four.
-    shares = torch.eye(4)[[0, 1, 2]].requires_grad_()
-    moved = torch.eye(4)[[1, 2, 2]]
-    loss = emd_loss(shares, moved)
-    assert loss.item() == pytest.approx(2 / 3 * math.sqrt(1 / 4))
-    loss.backward()
-    assert shares.grad.isfinite().all()  # also at the third image, whose distance is 0
-
-
 def test_mean_rating() -> None:
     shares = np.zeros((2, 10))
     shares[0, 0] = 1  # all votes for 1
@@ -166,6 +151,29 @@ def test_schedules(dataset: str, progress: float, factor: float) -> None:
         keys |= {"epochs": 30, "warmup_epochs": 2.0}
     config = TrainConfig.from_layers(("test", keys))
     assert lr_factor(config, progress) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(("dataset", "kind"), [("icaa17k", "Adam"), ("sample", "AdamW")])
+def test_optimizer_equals_torchs_plain_one(dataset: str, kind: str) -> None:
+    config = TrainConfig.from_layers(("test", {"dataset": dataset, "weight_decay": 0.05}))
+    models = [build_model("delegate_nano") for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizer = build_optimizer(config, models[0])
+    assert type(optimizer).__name__ == kind
+    groups = parameter_groups(
+        models[1], lr=config.lr, weight_decay=0.05, new_layer_lr_factor=config.new_layer_lr_factor
+    )
+    plain = getattr(torch.optim, kind)(groups, foreach=False)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for one, two in zip(*(model.parameters() for model in models), strict=True):
+            if one.requires_grad:
+                one.grad = torch.randn(one.shape, generator=generator)
+                two.grad = one.grad.clone()
+        optimizer.step()
+        plain.step()
+    for one, two in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
 
 
 def test_seed_of_an_epoch_depends_on_both() -> None:

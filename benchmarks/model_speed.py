@@ -1,19 +1,24 @@
 """Forward pass and training step of a network: ours against the released code's plain layout.
 
     python benchmarks/model_speed.py                          # delegate_base, batch 8, 2 threads
-    python benchmarks/model_speed.py --device cuda --batch 128 --amp bf16
+    python benchmarks/model_speed.py --device cuda --batch 128 --amp bf16 --compile
 
-Both run in turn in one process on the same synthetic input, so that the ratio is fair on a busy
-machine, too; the plain layout always in float32. Peak memory comes from a process for each. Prints
-a table: median, least and most of the repeats, per image, and ratios plain / ours.
+Each runs in a process of its own, and they take turns, step by step, so that the ratio is fair on a
+busy machine, too:
+
+ours      the project's network, as train_nni.py runs it: memory kept by the process, fused Adam
+plain     the released order of operations (plain_layout.py), float32, torch's default Adam
+released  the same without the memory kept, which is how the released code runs on a CPU
+
+Peak memory is that of weights, gradients, optimizer and activations: of the process, less what it
+has after its imports. Stochastic depth draws anew each step, and ours leaves out what it drops:
+hence the spread.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -25,11 +30,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measuring import Result, Row, add_arguments, format_table, synchronize
 from benchmarks.plain_layout import PlainDelegateTransformer
 from models import build_model, to_released_state_dict
 from util import keep_freed_memory
 
-LAYOUTS = ("ours", "plain")
 MODES = ("forward", "training step")
 
 
@@ -39,22 +44,24 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="delegate_base")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--amp", choices=("off", "bf16"), default="off", help="of ours")
-    parser.add_argument("--json", type=Path, help="write the figures here, too")
-    parser.add_argument("--memory-of", nargs=2, metavar=("LAYOUT", "MODE"), help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help="ours through torch.compile")
+    parser.add_argument("--serve", nargs=2, metavar=("LAYOUT", "MODE"), help=argparse.SUPPRESS)
+    add_arguments(parser)
     return parser.parse_args()
 
 
 def build(layout: str, args: argparse.Namespace) -> nn.Module:
-    """A network with random weights, the same for both layouts."""
+    """A network with random weights, the same for all layouts."""
     torch.manual_seed(0)
     model = build_model(args.model)
-    if layout == "plain":
+    if layout != "ours":
         plain = PlainDelegateTransformer(model.config)
         plain.load_state_dict(to_released_state_dict(model, tied=True))
         model = plain
+    elif args.compile:
+        model.compile()
     return model.to(args.device)
 
 
@@ -66,18 +73,23 @@ def stepper(layout: str, mode: str, args: argparse.Namespace) -> Callable[[], fl
     amp = layout == "ours" and args.amp == "bf16"
     training = mode == "training step"
     model.train(training)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.0) if training else None
+    optimizer = (
+        torch.optim.Adam(model.parameters(), lr=0.0, fused=layout == "ours" or None)
+        if training
+        else None
+    )
 
     def step() -> float:
         synchronize(args.device)
         started = time.perf_counter()
+        if optimizer is not None:
+            optimizer.zero_grad(set_to_none=True)
         with (
             torch.inference_mode(not training),
             torch.autocast(torch.device(args.device).type, torch.bfloat16, enabled=amp),
         ):
             scores = model(images)
         if optimizer is not None:
-            optimizer.zero_grad(set_to_none=True)
             (scores.float() - 0.5).square().mean().backward()
             optimizer.step()
         synchronize(args.device)
@@ -86,78 +98,90 @@ def stepper(layout: str, mode: str, args: argparse.Namespace) -> Callable[[], fl
     return step
 
 
-def synchronize(device: str) -> None:
-    """Wait for the GPU, where there is one."""
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def peak_memory(layout: str, mode: str, args: argparse.Namespace) -> float:
-    """GiB at the peak of two steps: of this process, or of the GPU."""
+def serve(layout: str, mode: str, args: argparse.Namespace) -> None:
+    """Run a step for each line that comes in, and print its seconds and the peak memory so far."""
+    torch.set_num_threads(args.threads)
+    if layout != "released":
+        keep_freed_memory()
+    libraries = memory("VmRSS")  # no network asks for less
     step = stepper(layout, mode, args)
-    step()
-    step()
-    if args.device == "cpu":  # not getrusage's: that starts at what the parent process had
-        peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        return int(peak[1]) / 2**20
-    return torch.cuda.max_memory_allocated() / 2**30
+    for _ in sys.stdin:
+        seconds = step()
+        on_gpu = args.device != "cpu"
+        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else memory("VmHWM") - libraries
+        print(seconds, peak, flush=True)
 
 
-def memory_in_a_new_process(layout: str, mode: str) -> float:
-    """`peak_memory`, with this command line, in a process of its own."""
-    command = [sys.executable, *sys.argv, "--memory-of", layout, mode]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def memory(field: str) -> float:
+    """GiB of this process: VmRSS, or VmHWM, their peak. (getrusage's starts at the parent's.)"""
+    kilobytes = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes[1]) / 2**20
 
 
-def measure(mode: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Seconds an image and peak GiB, by layout."""
-    steps = {layout: stepper(layout, mode, args) for layout in LAYOUTS}
-    for step in steps.values():  # warm up
-        step()
-    times: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
+class Server:
+    """A process that runs steps of one layout when asked to."""
+
+    def __init__(self, layout: str, mode: str) -> None:
+        command = [sys.executable, *sys.argv, "--serve", layout, mode]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.seconds: list[float] = []
+        self.memory = 0.0
+
+    def step(self, *, measured: bool = True) -> None:
+        """One step; what it took counts if `measured`."""
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        seconds, self.memory = map(float, self.process.stdout.readline().split())
+        if measured:
+            self.seconds.append(seconds)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def measure(mode: str, args: argparse.Namespace) -> tuple[list[Row], dict[str, float]]:
+    """Seconds an image and peak GiB of every layout, and how much better ours is."""
+    # On a GPU nothing is to be said of memory that the C library keeps.
+    layouts = ("ours", "plain", "released") if args.device == "cpu" else ("ours", "plain")
+    servers = {layout: Server(layout, mode) for layout in layouts}
+    for server in servers.values():
+        for _ in range(2):  # the first steps get the memory
+            server.step(measured=False)
     for _ in range(args.repeats):
-        for layout, step in steps.items():
-            times[layout].append(step())
-    steps.clear()
-    return {
-        layout: {
-            "median": statistics.median(values),
-            "min": min(values),
-            "max": max(values),
-            "memory": memory_in_a_new_process(layout, mode),
-        }
-        for layout, values in times.items()
-    }
+        for server in servers.values():
+            server.step()
+    rows = []
+    for layout, server in servers.items():
+        server.close()
+        rows.append(Row.of(f"{mode}, {layout}", "s/image", server.seconds))
+        rows.append(Row.of(f"{mode}, {layout}: peak memory", "GiB", [server.memory]))
+    times, memory = rows[::2], rows[1::2]
+    ratios = {}
+    for layout, time_row, memory_row in zip(layouts[1:], times[1:], memory[1:], strict=True):
+        ratios[f"{mode}, {layout} / ours"] = time_row.median / times[0].median
+        ratios[f"{mode}, {layout} / ours: memory"] = memory_row.median / memory[0].median
+    return rows, ratios
 
 
 def main() -> None:
     """Measure and print."""
     args = parse_arguments()
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()
-    if args.memory_of:
-        print(peak_memory(*args.memory_of, args))
+    if args.serve:
+        serve(*args.serve, args)
         return
     where = args.device if args.device != "cpu" else f"CPU, {args.threads} threads"
-    print(f"{args.model}, batch {args.batch}, {where}, torch {torch.__version__}, ours: {args.amp}")
-    print(
-        f"{'seconds an image':16}{'layout':>8}{'median':>10}{'min':>10}{'max':>10}{'peak GiB':>10}"
-    )
-    results = {}
+    kind = f"{args.amp}{', compiled' if args.compile else ''}"
+    print(f"{args.model}, batch {args.batch}, {where}, torch {torch.__version__}, ours: amp {kind}")
+    result = Result("model_speed", torch.device(args.device).type)
     for mode in MODES:
-        results[mode] = measure(mode, args)
-        for layout, row in results[mode].items():
-            figures = "".join(f"{row[k]:10.4f}" for k in ("median", "min", "max", "memory"))
-            print(f"{mode:16}{layout:>8}{figures}")
-        ratio = {
-            k: results[mode]["plain"][k] / results[mode]["ours"][k] for k in ("median", "memory")
-        }
-        print(
-            f"{mode:16}{'ratio':>8}{ratio['median']:9.2f}×{'':20}{ratio['memory']:9.2f}×",
-            flush=True,
-        )
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        rows, ratios = measure(mode, args)
+        result.rows.extend(rows)
+        result.ratios.update(ratios)
+    print(format_table(result))
+    result.save(args.json)
 
 
 if __name__ == "__main__":

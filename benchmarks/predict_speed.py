@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.measuring import Result, Row, add_arguments, format_table, seconds_in_turn
 from errors import run_cli
 from models import ColorAesthetics, build_model
 from photo_sources import Source, iter_sources
@@ -51,28 +51,28 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--images", required=True, help="folder of photographs")
     parser.add_argument("--count", type=int, default=400, help="photographs (default 400)")
-    parser.add_argument("--repeats", type=int, default=1, help="the fastest counts")
+    add_arguments(parser)
     args = parser.parse_args()
     keep_freed_memory()
     sources = list(islice(iter_sources([args.images]), args.count))
+    result = Result("predict_speed", "cpu")
     for name in args.models:
         model = build_model(name, point_pooling="image").eval()
-        pipeline(model, sources[:16])  # warm
-        seconds: dict[Callable, float] = {}
-        scores = {}
-        for _ in range(args.repeats):
-            for way in (one_at_a_time, pipeline):
-                start = time.perf_counter()
-                scores[way] = way(model, sources)
-                took = time.perf_counter() - start
-                seconds[way] = min(took, seconds.get(way, took))
-        apart = max(abs(a - b) for a, b in zip(*scores.values(), strict=True))
-        naive, ours = (len(sources) / seconds[way] for way in (one_at_a_time, pipeline))
-        print(
-            f"{name}: {ours:.1f} photographs/s against {naive:.1f} one at a time, ratio "
-            f"{ours / naive:.2f} (n = {len(sources)}, {torch.get_num_threads()} threads; "
-            f"scores at most {apart:.0e} apart)"
-        )
+        scores = zip(one_at_a_time(model, sources), pipeline(model, sources), strict=True)
+        apart = max(abs(one - other) for one, other in scores)
+        ways = {
+            "predict.py": partial(pipeline, model, sources),
+            "one at a time": partial(one_at_a_time, model, sources),
+        }
+        seconds = seconds_in_turn(ways, args.repeats, warm_up=False)
+        rates = {way: [len(sources) / took for took in seconds[way]] for way in ways}
+        rows = [Row.of(f"{name}, {way}", "photographs/s", rates[way]) for way in ways]
+        result.rows += rows
+        result.ratios[f"{name}, predict.py / one at a time"] = rows[0].median / rows[1].median
+        print(f"{name}: {len(sources)} photographs, scores at most {apart:.0e} apart", flush=True)
+    print(f"{torch.get_num_threads()} threads")
+    print(format_table(result))
+    result.save(args.json)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from config import TrainConfig
 from labels import Labels
 from plots import save_learning_curve, save_scatter
 from progress import Progress
+from reproduce.published import published_metrics
 from run_folder import RunFolder, replacing
 from util import bootstrap_intervals, compute_metrics, mean_rating
 
@@ -23,12 +24,6 @@ NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "majority_accuracy": "majority-class accuracy",
     "rmse": "RMSE",
-}
-# Tables 3 and 4 of the paper, test split, by data set and targets: name and metrics.
-PAPER: dict[tuple[str, tuple[str, ...]], tuple[str, dict[str, float]]] = {
-    ("icaa17k", ("color",)): ("Ours *1", {"srcc": 0.873, "plcc": 0.890, "accuracy": 0.957}),
-    ("icaa17k", ("MOS", "color")): ("Ours *2", {"srcc": 0.887, "plcc": 0.901, "accuracy": 0.965}),
-    ("spaq", ("Colorfulness",)): ("Ours *1", {"srcc": 0.770, "plcc": 0.791}),
 }
 
 
@@ -148,9 +143,8 @@ def write_results(
                 selected_on=selected_on,
             )
         print(f"\nbest epoch by SRCC on the {selected_on} split: {progress.best_epoch}")
-    print(
-        "\n" + format_table(summaries, target=target, paper=PAPER.get((config.dataset, last.names)))
-    )
+    paper = published_metrics(config.dataset, last.names)
+    print("\n" + format_table(summaries, target=target, paper=paper))
     print(f"\nrun folder: {run.path}", flush=True)
     return summaries
 

@@ -67,9 +67,18 @@ class ReleasedName:
         return (-ours if self.negated else ours).reshape(self.shape)
 
     def unpack(self, theirs: Tensor, shape: torch.Size) -> Tensor:
-        """Released values in our layout; a tensor of another size is returned as it is."""
+        """Released values in our layout; a tensor of another size is returned as it is.
+
+        Sides of 1 do not count: what a window layer takes as a linear map may come from a
+        delegate layer's 1×1 convolution, where the networks' `stages` differ.
+        """
         theirs = -theirs if self.negated else theirs
-        return theirs.reshape(shape) if tuple(theirs.shape) == self.shape else theirs
+        same = _without_ones(theirs.shape) == _without_ones(self.shape)
+        return theirs.reshape(shape) if same else theirs
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [side for side in shape if side != 1]
 
 
 def rename_table(model: DelegateTransformer) -> dict[str, ReleasedName]:

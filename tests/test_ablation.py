@@ -246,11 +246,17 @@ def test_released_names_cover_the_ablations(options: dict[str, object]) -> None:
         assert torch.equal(other.get_parameter(name), value), name
 
 
-def test_weights_of_other_stages_fill_what_they_can() -> None:
-    source, model = nano(), nano(stages="GGSS")
+@pytest.mark.parametrize("released", [False, True])
+@pytest.mark.parametrize("stages", ["GGSS", "SSSS"])
+def test_weights_of_other_stages_fill_what_they_can(stages: str, released: bool) -> None:
+    source, model = nano(), nano(stages=stages)
+    state = to_released_state_dict(source) if released else source.state_dict()
     with pytest.raises(UserError, match=r"lacks \d+ tensors .* Allow a partial load"):
-        load_weights(model, source.state_dict())
-    report = load_weights(model, source.state_dict(), allow_partial=True)
+        load_weights(model, state)
+    report = load_weights(model, state, allow_partial=True)
     assert not report.resized
-    assert "stages.0.blocks.1.attention.position_bias_table" in report.missing
-    assert "stages.0.blocks.1.mlp.expand.weight" in report.loaded
+    changed = "stages.0" if stages == "GGSS" else "stages.2"
+    assert f"{changed}.blocks.1.attention.position_bias_table" in report.missing
+    output = f"{changed}.blocks.1.attention.output.weight"
+    assert torch.equal(model.state_dict()[output], source.state_dict()[output])
+    assert f"{changed}.blocks.1.mlp.expand.weight" in report.loaded

@@ -14,7 +14,8 @@ import yaml
 from config_layers import resolve_config
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = [ROOT / "config.yml", *sorted((ROOT / "configs").glob("*.yml"))]
+FILES = [ROOT / "config.yml", *sorted(ROOT.glob("configs/*.yml"))]
+FILES += sorted(ROOT.glob("reproduce/*.yml"))
 
 
 def read_by_nni(path: Path, tmp_path: Path) -> Any:
@@ -45,15 +46,17 @@ def switched_in(text: str, experiment: str) -> dict[str, Any]:
 
 
 def points_of(space: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every point of a grid; the ends of a range stand for it."""
+    """Every point of a grid; the ends of a range stand for it; the Batch tuner's own list."""
+    if "combine_params" in space:
+        return space["combine_params"]["_value"]
     values = [spec["_value"] for spec in space.values()]
     return [dict(zip(space, point, strict=True)) for point in itertools.product(*values)]
 
 
 def check(config: Any) -> None:
-    assert config.tuner.name in ("TPE", "GridSearch")
+    assert config.tuner.name in ("TPE", "GridSearch", "Batch")
     for algorithm in (config.tuner, config.assessor):
-        if algorithm and algorithm.name != "GridSearch":
+        if algorithm and algorithm.name not in ("GridSearch", "Batch"):
             assert algorithm.class_args["optimize_mode"] == "maximize"
     assert config.trial_code_directory == str(ROOT)
     roles = getattr(config.training_service, "task_roles", [])
@@ -68,7 +71,7 @@ def check(config: Any) -> None:
 def test_experiment_files_are_accepted(path: Path, tmp_path: Path) -> None:
     config = read_by_nni(path, tmp_path)
     check(config)
-    if config.tuner.name == "GridSearch":
+    if config.tuner.name != "TPE":
         assert len(points_of(config.search_space)) == config.max_trial_number
 
 

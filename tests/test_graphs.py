@@ -7,7 +7,8 @@ import torch
 from networks import nano, photographs, point_layer
 from torch import nn
 
-from models import build_model, count_flops
+from losses import Objective
+from models import build_model, count_flops, dead_color_points
 
 
 def test_flops() -> None:
@@ -69,3 +70,17 @@ def test_points_are_float32_under_autocast(kernel: int) -> None:
     assert torch.equal(half.gate, full.gate)
     assert half.points.dtype == torch.float32
     torch.testing.assert_close(half.points, full.points, atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("recipe", ["released", "ours"])
+def test_no_step_waits_for_the_device(recipe: str) -> None:
+    """Tensors without values: whatever would be copied to the host or branched on is an error."""
+    with torch.device("meta"):
+        model = build_model("delegate_nano", recipe=recipe, drop_path=0.5).train()
+        images, target = torch.empty(4, 3, 128, 128), torch.empty(4, 2)
+    objective = Objective("mse", plcc_weight=0.1, rank_weight=0.1)
+    objective(model(images), target).backward()
+    assert all(p.grad is not None for p in model.stages.parameters() if p.requires_grad)
+    with torch.inference_mode():
+        _, _, weights = model.eval().head(model.forward_features(images))
+        dead_color_points(weights, model.config.num_color_points)

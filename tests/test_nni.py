@@ -164,7 +164,8 @@ def test_best_prints_the_best_trial_and_scores_it_once(
     assert f"checkpoint: runs/nni/{identity}/{name}/best" in text
     metrics = json.loads((run / "test/metrics.json").read_text())["test"]
     assert metrics["images"] == 150
-    assert f"{metrics['targets']['color']['srcc']['value']:.3f}" in text.splitlines()[-6]
+    line = next(line for line in text.splitlines() if line.startswith("SRCC  "))
+    assert f"{metrics['targets']['color']['srcc']['value']:.3f}" in line
     capsys.readouterr()
     again = ["--experiment", identity, "--runs", str(experiment.folder / "runs/nni")]
     show_best(again, lambda _: pytest.fail("the test split was scored twice"))

@@ -1,7 +1,7 @@
 """Images a second in training and inference, compiled and in bf16, against plain float32.
 
     python benchmarks/gpu_speed.py                                   # delegate_base on the GPU
-    python benchmarks/gpu_speed.py --images oasis/images             # scores on real photographs
+    python benchmarks/gpu_speed.py --images FOLDER --weights runs/x  # bf16 scores of photographs
     python benchmarks/gpu_speed.py --device cpu --model delegate_nano --batch 4   # to try it
 
 Synthetic images on the device. In one run: the released order of operations in float32
@@ -33,7 +33,7 @@ from benchmarks.measuring import (
 )
 from benchmarks.plain_layout import PlainDelegateTransformer
 from images import open_rgb
-from models import build_model, count_flops, to_released_state_dict
+from models import build_model, count_flops, load_model, to_released_state_dict
 from models.delegate_transformer import ColorAesthetics
 from preprocessing import normalise, resize
 
@@ -56,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=10, help="passes a repeat")
     parser.add_argument("--images", type=Path, help="folder of JPEGs to score in bf16")
+    parser.add_argument("--weights", help="of the network that scores them (default: random)")
     add_arguments(parser)
     return parser.parse_args()
 
@@ -167,9 +168,9 @@ def main() -> None:
             print(kernel_table(steps[key], args.device) + "\n", flush=True)
         baseline, _, best = (row.median for row in result.rows[-3:])
         result.ratios[f"{mode}, compiled bf16 / plain float32"] = best / baseline
-    difference, srcc = agreement(
-        models["ours, bf16"], photographs(args.images, config.image_size), args.device
-    )
+    scorer = load_model(args.weights).to(device) if args.weights else models["ours, bf16"]
+    scored = photographs(args.images, scorer.config.image_size)
+    difference, srcc = agreement(scorer, scored, args.device)
     what = args.images.name if args.images else "noise"
     print(f"bf16 against float32 scores on {what}: at most {difference:.2e} apart, SRCC {srcc:.5f}")
     print(format_table(result))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
+
+from models.precision import at_least_float32, full_precision
 
 
 class ColorSpaces(nn.Module):
@@ -24,7 +28,20 @@ class ColorSpaces(nn.Module):
         return torch.relu(1 - self.slopes * distance).flatten(1)
 
 
-class ColorHead(nn.Module):
+class Head(nn.Module, ABC):
+    """Pooled features → scores; in float32 under autocast, too: the color spaces are steep."""
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """B×C → scores, color points B×P and color-space weights B×(P·κ), None without them."""
+        with full_precision(pooled.device):
+            return self.score(at_least_float32(pooled))
+
+    @abstractmethod
+    def score(self, pooled: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """`forward`, in the precision of `pooled`."""
+
+
+class ColorHead(Head):
     """Pooled features → color points → color-space weights → one score in (0, 1) a target."""
 
     def __init__(
@@ -59,7 +76,7 @@ class ColorHead(nn.Module):
             head.weight.copy_((slope * (self.color_spaces.centers - 0.5) * 2).view(1, -1))
             nn.init.zeros_(head.bias)
 
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def score(self, pooled: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """B×C → scores B×T, color points B×P, color-space weights B×(P·κ)."""
         points = self.color_points(pooled)
         if self.unit_range:
@@ -69,27 +86,27 @@ class ColorHead(nn.Module):
         return torch.sigmoid(scores), points, weights
 
 
-class PlainHead(nn.Module):
+class PlainHead(Head):
     """Without color-space segmentation: pooled features → one score in (0, 1) a target."""
 
     def __init__(self, dim: int, num_targets: int) -> None:
         super().__init__()
         self.scores = _score_heads(dim, num_targets)
 
-    def forward(self, pooled: Tensor) -> tuple[Tensor, None, None]:
+    def score(self, pooled: Tensor) -> tuple[Tensor, None, None]:
         """B×C → scores B×T; no color points, no weights."""
         scores = torch.cat([head(pooled) for head in self.scores], dim=1)
         return torch.sigmoid(scores), None, None
 
 
-class DistributionHead(nn.Module):
+class DistributionHead(Head):
     """AVA: pooled features → shares of the ratings 1 … 10."""
 
     def __init__(self, dim: int, bins: int) -> None:
         super().__init__()
         self.bins = nn.Linear(dim, bins)
 
-    def forward(self, pooled: Tensor) -> tuple[Tensor, None, None]:
+    def score(self, pooled: Tensor) -> tuple[Tensor, None, None]:
         """B×C → B×10, rows summing to one; no color points, no weights."""
         return self.bins(pooled).softmax(dim=1), None, None
 

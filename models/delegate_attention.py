@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import UserError
+from models.precision import at_least_float32, full_precision
 from models.training_cost import recomputed
 
 OFFSET_RANGE = 2.0  # in cells of the regular grid
@@ -97,20 +97,6 @@ def hard_gate(logits: Tensor, gradient: str) -> Tensor:
         return hard
     soft = torch.sigmoid(-logits)
     return hard.detach() + (soft - soft.detach())  # the bracket is 0 exactly
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast off where it is on. (Where it is off there is nothing to enter, so that exported
-    graphs hold no context.)"""
-    kind = device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; anything else stays as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class OffsetNet(nn.Module):

@@ -50,6 +50,7 @@ PHOTOGRAPHS = {  # name: width, height, how many
     "1 megapixel": (1200, 900, 64),
     "12 megapixels": (4000, 3000, 16),
 }
+READ = 4096  # prepared images a repeat: one epoch of so few is over too soon to be timed
 NETWORK = SimpleNamespace(config=SimpleNamespace(name="delegate_base"))
 
 
@@ -127,13 +128,15 @@ def compare(name: str, labels: Labels, args: argparse.Namespace, result: Result)
     """Images a second from prepared pixels and from originals; and of decoding, with --draft."""
     originals = loader_of(labels, None, args, args.workers)
     prepared = loader_of(labels, read_prepared(labels), args)
+    read, epochs = an_epoch(prepared), READ // len(labels)
     ways = {
         "originals": an_epoch(originals),
-        "prepared": an_epoch(prepared),
+        "prepared": lambda: [read() for _ in range(epochs)],
         "decoding alone": lambda: [TRANSFORM.load(path) for path in labels.paths],
         "decoding alone, --draft": lambda: [DRAFT.load(path) for path in labels.paths],
     }
     seconds = seconds_in_turn(ways, args.repeats)
+    seconds["prepared"] = [value / epochs for value in seconds["prepared"]]
     rows = add_rows(result, name, seconds, len(labels))
     for one, other in (("prepared", "originals"), ("decoding alone, --draft", "decoding alone")):
         result.ratios[f"{name}: {one} / {other}"] = rows[one].median / rows[other].median

@@ -67,7 +67,7 @@ def main() -> None:
         seconds = seconds_in_turn(ways, args.repeats, warm_up=False)
         rates = {way: [len(sources) / took for took in seconds[way]] for way in ways}
         rows = [Row.of(f"{name}, {way}", "photographs/s", rates[way]) for way in ways]
-        result.rows += rows
+        result.rows.extend(rows)
         result.ratios[f"{name}, predict.py / one at a time"] = rows[0].median / rows[1].median
         print(f"{name}: {len(sources)} photographs, scores at most {apart:.0e} apart", flush=True)
     print(f"{torch.get_num_threads()} threads")

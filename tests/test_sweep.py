@@ -131,12 +131,13 @@ def test_files_hold_the_networks_scores(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [float(row["exposure"]) for row in rows] == pytest.approx([i / 3 for i in range(-5, 6)])
     own = model.score(path)
-    assert {name: float(rows[5][name]) for name in own} == pytest.approx(own, abs=1e-5)
+    # Of ratings 0..10; scored alone and in a batch, rounding differs.
+    assert {name: float(rows[5][name]) for name in own} == pytest.approx(own, abs=2e-4)
     # A step's score is that of the photograph so changed, which the resize before hardly alters.
     with Image.open(path) as photo:
         changed = change_color(np.array(photo.resize((128, 128), 2)), "exposure", 1)
     brighter = model.score(Image.fromarray(changed))
-    assert {name: float(rows[8][name]) for name in own} == pytest.approx(brighter, abs=1e-5)
+    assert {name: float(rows[8][name]) for name in own} == pytest.approx(brighter, abs=2e-4)
     assert len({row["color"] for row in rows}) > 5
     assert sorted(p.suffix for p in written.parent.iterdir()) == [".csv", ".png"]
 

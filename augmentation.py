@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from preprocessing import normalise
+from preprocessing import network_input
 
 
 def draw(seed: int, epoch: int, index: int, room: int) -> tuple[int, int, int]:
@@ -53,12 +53,9 @@ class PixelBatch:
         return replace(self, pixels=self.pixels.pin_memory(), draws=draws)
 
     def to(self, model: nn.Module, device: torch.device | str) -> Tensor:
-        """What `model` takes: B x 3 x S x S float32 on `device`, ImageNet-normalised; channels last
-        for a CNN, whose convolutions are faster that way."""
+        """B x 3 x S x S float32 on `device`: the `network_input` of `model`."""
         pixels = self.pixels.to(device, non_blocking=True)
         if self.draws is not None:
             draws = self.draws.to(device, non_blocking=True)
             pixels = flip_and_crop(pixels, draws, self.size)
-        is_cnn = model.config.name == "delegate_cnn"
-        layout = torch.channels_last if is_cnn else torch.contiguous_format
-        return normalise(pixels.contiguous(memory_format=layout))
+        return network_input(pixels, model.config.name)

@@ -48,7 +48,7 @@ def small_pixels(path: Path) -> np.ndarray:
 def baseline_values(path: Path) -> tuple[float, float]:
     """The values of BASELINES for an image file. Raises `images.ImageError`."""
     pixels = small_pixels(path)
-    return 0 - color_harmony(pixels).distance, colorfulness(pixels)
+    return color_harmony(pixels).score, colorfulness(pixels)
 
 
 def measure_baselines(labels: Labels, workers: int | None = None) -> dict[str, np.ndarray]:

@@ -97,7 +97,7 @@ def measure(path: Path) -> tuple[Any, ...] | str:
     except images.ImageError as error:
         return str(error)
     found = color_harmony(pixels)
-    values = (0 - found.distance, colorfulness(pixels))
+    values = (found.score, colorfulness(pixels))
     return (*values, found.template, found.orientation, color_type(pixels))
 
 

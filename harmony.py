@@ -54,6 +54,11 @@ class Harmony:
     template: str  # a key of TEMPLATES, or GRAY
     orientation: float | None  # degrees, a multiple of 0.1, 0 … 360; None for gray images
 
+    @property
+    def score(self) -> float:
+        """−f_obj: at most 0, larger for what is more harmonious."""
+        return 0 - self.distance  # not −0.0
+
 
 def color_harmony(pixels: np.ndarray) -> Harmony:
     """f_obj of 8-bit sRGB … × 3, over all templates and orientations in steps of 0.1°.

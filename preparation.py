@@ -77,8 +77,10 @@ def needed_transforms(
 ) -> dict[str, set[Transform]]:
     """What each split is read as: train before its random crop and, since the validation images
     are a part of it that the seed chooses, at the network's own size, too; test at that size."""
-    test = Transform(image_size, aspect, draft)
-    train = Transform(round(resize_ratio * image_size), aspect, draft)
+    train, test = (
+        Transform.of(image_size, resize_ratio, train=train, aspect=aspect, draft=draft)
+        for train in (True, False)
+    )
     return {"train": {train, test}, "test": {test}}
 
 

@@ -61,6 +61,13 @@ class Transform:
     aspect: str = "stretch"
     draft: bool = False
 
+    @classmethod
+    def of(
+        cls, image_size: int, resize_ratio: float, *, train: bool, aspect: str, draft: bool
+    ) -> Transform:
+        """How images are read for a network's `image_size`: in training, before the random crop."""
+        return cls(round(resize_ratio * image_size) if train else image_size, aspect, draft)
+
     @property
     def folder(self) -> str:
         """Name of the folder with its shards."""

@@ -136,9 +136,8 @@ def build_loader(setting: Setting, split: str, network: ModelConfig) -> DataLoad
     """Batches of a split as `network` takes them, see `ColorDataset`; this process's part of them,
     if there are several."""
     config, labels, train = setting.config, setting.splits[split], split == "train"
-    size = network.image_size
-    side = round(config.resize_ratio * size) if train else size
-    transform = Transform(side, network.aspect, config.draft)
+    size, ratio = network.image_size, config.resize_ratio
+    transform = Transform.of(size, ratio, train=train, aspect=network.aspect, draft=config.draft)
     prepared = find_prepared(config, labels, transform)
     dataset = ColorDataset(
         labels,
@@ -150,11 +149,11 @@ def build_loader(setting: Setting, split: str, network: ModelConfig) -> DataLoad
     )
     if prepared is None and dataset.cache is None:
         print(f"{split}: decodes {len(labels):,} images each time; dataset.py prepare does it once")
+    evaluation = evaluation_batch(config, network, setting.device)
+    batch_size = config.batch_size if train else evaluation
     return make_loader(
         dataset,
-        batch_size=config.batch_size
-        if train
-        else evaluation_batch(config, network, setting.device),
+        batch_size=batch_size,
         shuffle=train,
         seed=config.seed,
         workers=0 if prepared else config.workers,  # handing a batch over costs more than reading

@@ -6,7 +6,6 @@ import csv
 import ctypes
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.measuring import seconds_in_turn
+from benchmarks.measuring import process_memory, seconds_in_turn
 from benchmarks.scaling_laws import PowerLaw, count, unit
 from distributed import parallel, process_group, rank, world
 from labels import DataSpec, load_splits
@@ -87,15 +86,9 @@ def memory_of(run: Callable[[], object], device: str) -> float:
         return float("nan")
     ctypes.CDLL(None).malloc_trim(0)  # freed memory that the process keeps would hide the need
     peak.write_text("5")  # see proc(5): the peak starts anew
-    before = _status("VmRSS")
+    before = process_memory("VmRSS")[0]
     run()
-    return (_status("VmHWM") - before) / 2**30
-
-
-def _status(key: str) -> int:
-    """Bytes, from the process's status."""
-    text = Path("/proc/self/status").read_text()
-    return 1024 * int(re.search(rf"{key}:\s+(\d+) kB", text)[1])
+    return process_memory("VmHWM")[0] - before
 
 
 def over_inputs(
@@ -214,7 +207,7 @@ def _scoring(folders: dict[int, Path]) -> list[Curve]:
         for number in folders.keys() - seconds.values.keys():
             if done >= number:
                 seconds.values[number] = [time.perf_counter() - started]
-                memory.values[number] = [_status("VmRSS") / 2**30]
+                memory.values[number] = process_memory("VmRSS")
     return [seconds, memory]
 
 

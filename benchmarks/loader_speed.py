@@ -13,7 +13,6 @@ flip, crop and normalisation there. Prints a table, ratios, and the memory of te
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 import time
@@ -33,6 +32,7 @@ from benchmarks.measuring import (
     Row,
     add_arguments,
     format_table,
+    process_memory,
     seconds_in_turn,
     synchronize,
 )
@@ -179,12 +179,8 @@ def loader_alone(name: str, labels: Labels, args: argparse.Namespace, result: Re
 
 def memory() -> str:
     """Resident memory of this process: its own, and pages of files that it has mapped."""
-    status = Path("/proc/self/status").read_text()
-    own, mapped = (int(re.search(rf"{key}:\s+(\d+)", status)[1]) / 1024 for key in KEYS)
+    own, mapped = (1024 * gib for gib in process_memory("RssAnon", "RssFile"))
     return f"{own:,.0f} MiB of its own, {mapped:,.0f} MiB of mapped files"
-
-
-KEYS = ("RssAnon", "RssFile")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,15 @@ def synchronize(device: str) -> None:
     """Wait until a GPU has done what it was given; a CPU always has."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def process_memory(*fields: str) -> list[float]:
+    """GiB of this process, of Linux: VmRSS; VmHWM, its peak; RssAnon, its own; RssFile, mapped.
+
+    (getrusage's peak would start at that of the process before.)
+    """
+    status = Path("/proc/self/status").read_text()
+    return [int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 2**20 for field in fields]
 
 
 def format_table(result: Result) -> str:

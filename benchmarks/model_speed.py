@@ -18,7 +18,6 @@ hence the spread.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import time
@@ -30,7 +29,14 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.measuring import Result, Row, add_arguments, format_table, synchronize
+from benchmarks.measuring import (
+    Result,
+    Row,
+    add_arguments,
+    format_table,
+    process_memory,
+    synchronize,
+)
 from benchmarks.plain_layout import PlainDelegateTransformer
 from models import build_model, to_released_state_dict
 from util import keep_freed_memory
@@ -103,19 +109,15 @@ def serve(layout: str, mode: str, args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     if layout != "released":
         keep_freed_memory()
-    libraries = memory("VmRSS")  # no network asks for less
+    (libraries,) = process_memory("VmRSS")  # no network asks for less
     step = stepper(layout, mode, args)
     for _ in sys.stdin:
         seconds = step()
-        on_gpu = args.device != "cpu"
-        peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else memory("VmHWM") - libraries
+        if args.device == "cpu":
+            peak = process_memory("VmHWM")[0] - libraries
+        else:
+            peak = torch.cuda.max_memory_allocated() / 2**30
         print(seconds, peak, flush=True)
-
-
-def memory(field: str) -> float:
-    """GiB of this process: VmRSS, or VmHWM, their peak. (getrusage's starts at the parent's.)"""
-    kilobytes = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(kilobytes[1]) / 2**20
 
 
 class Server:

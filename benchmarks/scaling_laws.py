@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from scipy.optimize import nnls
 from scipy.stats import linregress, t
-from torch.utils.flop_counter import FlopCounterMode
 
 from models import build_model
 from models.delegate_attention import DelegateAttention
+from models.flops import flop_counter
 from models.options import ARCHITECTURES
 
 CONFIDENCE = 0.95
@@ -91,10 +91,8 @@ def count(name: str, image_size: int) -> Flops:
     and head the bias takes some 8 operations beside the 4 · 32 of the products.
     """
     with torch.device("meta"):
-        model = build_model(name, image_size=image_size).eval()
-        image = torch.empty(1, 3, image_size, image_size)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(image)
+        model = build_model(name, image_size=image_size)
+    counter = flop_counter(model)
     counts = counter.get_flop_counts()
     top = type(model).__name__
     layers = [n for n, layer in model.named_modules() if isinstance(layer, DelegateAttention)]

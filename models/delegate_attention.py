@@ -190,9 +190,8 @@ class DelegateAttention(nn.Module):
         q = self.query(x)
         offsets = self._offsets(q)  # B×G×h×w×2
         with full_precision(x.device):
-            interest, gate = self._interest_and_gate(
-                x if whole is None else whole
-            )  # 1 or B × h×w×(2 | 1)
+            # (1 | B)×h×w×(2 | 1)
+            interest, gate = self._interest_and_gate(x if whole is None else whole)
             offsets, points = self._points(offsets, interest, gate, B)  # B×G×h×w×2
             N = points.shape[2] * points.shape[3]
             maps = x.view(B, H, W, G, C // G).permute(0, 3, 4, 1, 2).reshape(B * G, C // G, H, W)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.color_spaces import ColorHead, DistributionHead, PlainHead
+from models.color_spaces import Head
 from models.hub import HubFolders
 from models.layers import (
     Downsample,
@@ -45,7 +45,7 @@ class ColorAesthetics(Scoring, HubFolders, ABC):
     Subclasses build the body and `head`. `extra` holds what was saved beside the configuration.
     """
 
-    head: ColorHead | PlainHead | DistributionHead
+    head: Head
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

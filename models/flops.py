@@ -11,7 +11,12 @@ from models.delegate_transformer import ColorAesthetics
 
 
 def count_flops(model: ColorAesthetics) -> int:
-    """Floating point operations of one image's forward pass, multiply and add counted apart.
+    """Floating point operations of one image's forward pass, see `flop_counter`."""
+    return flop_counter(model).get_total_flops()
+
+
+def flop_counter(model: ColorAesthetics) -> FlopCounterMode:
+    """The operations of one image's forward pass, by module, multiply and add counted apart.
 
     Counted by torch's FlopCounterMode: convolutions and matrix products, those of attention among
     them. Bilinear sampling, norms, softmax and activations are not. What runs is a copy in
@@ -22,4 +27,4 @@ def count_flops(model: ColorAesthetics) -> int:
     image = torch.empty(1, 3, size, size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         twin(image)
-    return counter.get_total_flops()
+    return counter

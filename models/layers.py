@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.color_spaces import ColorHead, DistributionHead, PlainHead
+from models.color_spaces import ColorHead, DistributionHead, Head, PlainHead
 from models.delegate_attention import DelegateAttention, DelegateTrace, PointOptions
 from models.options import AVA_BINS, Architecture, ModelConfig
 from models.training_cost import add_branch, recomputed
@@ -145,7 +145,7 @@ def offset_groups(net: Architecture, stage: int) -> int:
     return max(1, net.dims[stage - 1] * net.groups[0] // net.dims[2])
 
 
-def build_head(config: ModelConfig) -> ColorHead | PlainHead | DistributionHead:
+def build_head(config: ModelConfig) -> Head:
     """The head that the variant and the number of color spaces call for."""
     dim = config.architecture.dims[-1]
     if config.variant == "ava":

@@ -14,7 +14,7 @@ from errors import UserError
 from models.delegate_attention import DelegateAttention
 from models.label_scale import LabelScale
 from models.options import ModelConfig
-from preprocessing import Photo, as_rgb, normalise, resize
+from preprocessing import Photo, as_rgb, network_input, resize
 
 
 class Scoring(nn.Module):
@@ -55,12 +55,9 @@ class Scoring(nn.Module):
     def score_pixels(self, pixels: Tensor) -> Tensor:
         """uint8 B x 3 x S x S -> float32 B x R on the label's scale, on the CPU."""
         device = next(self.parameters()).device
-        # A CNN's convolutions are faster with the channels last.
-        is_cnn = self.config.name == "delegate_cnn"
-        layout = torch.channels_last if is_cnn else torch.contiguous_format
         pixels = pixels.to(device, non_blocking=True)
         with scoring_mode(self), torch.inference_mode():
-            unit = self(normalise(pixels).contiguous(memory_format=layout))
+            unit = self(network_input(pixels, self.config.name))
             return self.label_scale.from_unit(unit).cpu()
 
 

@@ -7,4 +7,4 @@ torch.hub.load("path/to/this/folder", "build_model", "delegate_base", source="lo
 from models import build_model, list_models, load_model
 
 __all__ = ["build_model", "list_models", "load_model"]
-dependencies = ["torch", "torchvision", "safetensors", "huggingface_hub", "PIL", "pillow_heif"]
+dependencies = ["torch", "torchvision", "safetensors", "huggingface_hub", "PIL"]

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-import pillow_heif
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
@@ -61,7 +60,7 @@ def decode(
     leaves both sides at least so many pixels. libjpeg drops the high frequencies before it inverts
     the cosine transform, which is faster than decoding and then resizing, and not quite the same.
     """
-    _register_heif()
+    reads_heif = _register_heif()
     try:
         with Image.open(path if file is None else file) as image:
             frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -78,13 +77,21 @@ def decode(
     except Exception as error:  # Pillow's decoders raise nearly anything on a corrupt file
         empty = file is None and _is_empty(Path(path))
         reason = "the file is empty" if empty else str(error) or type(error).__name__
+        if not reads_heif and Path(path).suffix.lower() in (".heic", ".heif", ".hif"):
+            reason += "; HEIC takes the package pillow-heif: pip install pillow-heif"
         raise ImageError(f"{path}: not an image that can be decoded ({reason})") from error
 
 
 @cache
-def _register_heif() -> None:
-    """Teach Pillow HEIC, for which it has no decoder of its own."""
+def _register_heif() -> bool:
+    """Teach Pillow HEIC, for which it has no decoder of its own. False where the package is not
+    installed: all other formats do without."""
+    try:
+        import pillow_heif
+    except ModuleNotFoundError:
+        return False
     pillow_heif.register_heif_opener()
+    return True
 
 
 def _is_empty(path: Path) -> bool:

@@ -9,12 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from errors import UserError
+from models.attention import attention
+from models.linear import Linear
 from models.precision import at_least_float32, full_precision
 from models.training_cost import recomputed
 
 OFFSET_RANGE = 2.0  # in cells of the regular grid
 GATE_SHARPNESS = 99999.0  # α of eq. 3
 MOMENTUM = 0.1  # of the running averages: the share of the newest batch, as in BatchNorm
+MOST_PAIRS = 2**22  # of head, query and point of an image at a time; base has 0.6 million at 224²
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,12 @@ def damp_offsets(offsets: Tensor, interest_points: Tensor, factor: float) -> Ten
 
 def sample_bilinear(maps: Tensor, points: Tensor) -> Tensor:
     """Ø of eq. 4: N×C×H×W maps at N×…×2 points (y, x) in [−1, 1] → N×C×…; zero outside."""
-    return F.grid_sample(
-        maps, points.flip(-1), mode="bilinear", padding_mode="zeros", align_corners=True
-    )
+    return sample_at_xy(maps, points.flip(-1))
+
+
+def sample_at_xy(maps: Tensor, points: Tensor) -> Tensor:
+    """`sample_bilinear` at points (x, y), the order that torch reads."""
+    return F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 def hard_gate(logits: Tensor, gradient: str) -> Tensor:
@@ -141,10 +147,10 @@ class DelegateAttention(nn.Module):
         self.heads, self.options, self.point_pooling = heads, options, options.pooling
         cells = size // options.stride
         self.kernel = min(options.interest_kernel, cells) if options.interest else 1
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.output = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key = Linear(dim, dim)
+        self.value = Linear(dim, dim)
+        self.output = Linear(dim, dim)
         has_gate = options.interest and options.gate
         self.interest_net = _cell_net(dim, 2, self.kernel) if options.interest else None  # Net_i
         self.gate_net = _cell_net(dim, 1, self.kernel) if has_gate else None  # Net_g
@@ -201,10 +207,11 @@ class DelegateAttention(nn.Module):
             t.view(B, -1, h, C // h).transpose(1, 2)  # B×h×(HW | N)×(C/h)
             for t in (q, self.key(sampled), self.value(sampled))
         )
+        grid = regular_grid(H, W, points.device, points.dtype).flatten(0, 1)  # HW×2
         if trace is None:
-            return recomputed(self._attend, q, k, v, points, (H, W))
+            return self._merge(self._attend_in_parts(q, k, v, points, grid), (H, W))
         scale = (C // h) ** -0.5
-        bias = self._position_bias(points, (H, W)).to(q.dtype)  # B×h×HW×N
+        bias = self._position_bias(points, grid).to(q.dtype)  # B×h×HW×N
         attention = (q @ k.transpose(-2, -1) * scale + bias).softmax(dim=-1)  # B×h×HW×N
         if self.point_pooling != "image" or self.interest_net is None:
             interest, gate = interest[0], None if gate is None else gate[0]
@@ -212,13 +219,23 @@ class DelegateAttention(nn.Module):
         trace.append(DelegateTrace((H, W), interest, offsets, gate, points, attention))
         return self._merge(attention @ v, (H, W))
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, points: Tensor, size: tuple[int, int]
+    def _attend_in_parts(
+        self, q: Tensor, k: Tensor, v: Tensor, points: Tensor, grid: Tensor
     ) -> Tensor:
-        """B×h×(HW | N)×(C/h) queries, keys and values → B×H×W×C."""
+        """`_attend`, on large maps a part of the queries after the other, so that memory grows with
+        the pixels and not with their square: no part holds more than MOST_PAIRS an image."""
+        rows = max(1, MOST_PAIRS // (self.heads * k.shape[2]))
+        if rows >= len(grid):
+            return recomputed(self._attend, q, k, v, points, grid)
+        parts = zip(q.split(rows, dim=2), grid.split(rows), strict=True)
+        done = [recomputed(self._attend, some, k, v, points, places) for some, places in parts]
+        return torch.cat(done, dim=2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, points: Tensor, grid: Tensor) -> Tensor:
+        """B×h×Q×(C/h) queries at Q×2 places, B×h×N×(C/h) keys and values → B×h×Q×(C/h)."""
         with full_precision(q.device):
-            bias = self._position_bias(points, size).to(q.dtype)  # B×h×HW×N
-        return self._merge(F.scaled_dot_product_attention(q, k, v, attn_mask=bias), size)
+            bias = self._position_bias(points, grid).to(q.dtype)  # B×h×Q×N
+        return attention(q, k, v, bias)
 
     def _merge(self, heads: Tensor, size: tuple[int, int]) -> Tensor:
         """B×h×HW×(C/h) → B×H×W×C."""
@@ -278,13 +295,13 @@ class DelegateAttention(nn.Module):
             points = offsets + interest
         return offsets, points if gate is None else points * gate.unsqueeze(1)
 
-    def _position_bias(self, points: Tensor, size: tuple[int, int]) -> Tensor:
-        """B×h×HW×N: the table read at half the way from each point to each query position."""
-        H, W = size
+    def _position_bias(self, points: Tensor, grid: Tensor) -> Tensor:
+        """B×h×Q×N: the table read at half the way from each point to each of Q×2 places."""
         B, G, N = *points.shape[:2], points.shape[2] * points.shape[3]
-        grid = regular_grid(H, W, points.device, points.dtype).view(1, H * W, 1, 2)
-        displacement = (grid - points.reshape(B * G, 1, N, 2)) * 0.5  # (B·G)×HW×N×2
+        # In (x, y), and all points of a query in a row: torch is faster with few long rows.
+        half_points = 0.5 * points.flip(-1).reshape(B * G, 1, N * 2)
+        half_way = 0.5 * grid.flip(-1).repeat(1, N) - half_points  # (B·G)×Q×(N·2)
         h, rows, columns = self.position_bias_table.shape
         table = at_least_float32(self.position_bias_table).view(1, G, h // G, rows, columns)
         table = table.expand(B, -1, -1, -1, -1).reshape(B * G, h // G, rows, columns)
-        return sample_bilinear(table, displacement).view(B, h, H * W, N)
+        return sample_at_xy(table, half_way.view(B * G, len(grid), N, 2)).view(B, h, -1, N)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from models.color_spaces import ColorHead, DistributionHead, Head, PlainHead
 from models.delegate_attention import DelegateAttention, DelegateTrace, PointOptions
+from models.linear import Linear
 from models.options import AVA_BINS, Architecture, ModelConfig
-from models.training_cost import add_branch, recomputed
+from models.training_cost import add_branch
 from models.window_attention import WindowAttention
 
 # By stage. DAT's kernels of Net_o, and strides that give stages 1 and 2 as many points as stage 3
@@ -47,13 +48,15 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim, 4 * dim)
-        self.project = nn.Linear(4 * dim, dim)
+        self.expand = Linear(dim, 4 * dim)
+        self.activation = nn.GELU()
+        self.project = Linear(4 * dim, dim)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """…×C → …×C: the MLP of norm(x)."""
-        hidden = recomputed(lambda x: self.expand(norm(x)), x)
-        return recomputed(lambda hidden: self.project(F.gelu(hidden)), hidden)
+        if torch.is_grad_enabled():  # the GELU before the second layer: made again in backward
+            return self.project(self.expand(x, norm), before=self.activation)
+        return self.project(self.expand(x, norm, after=self.activation))
 
 
 class Block(nn.Module):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.attention import attention
+from models.kept import Kept
+from models.linear import Linear
 from models.training_cost import recomputed
 
 
@@ -50,56 +52,32 @@ class WindowAttention(nn.Module):
         self.heads, self.window, self.shift = heads, window, shift
         self.position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.position_bias_table, std=0.01)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.output = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.output = Linear(dim, dim)
         # Computed from the sizes, so no part of the saved weights.
         self.register_buffer("position_index", relative_position_index(window), persistent=False)
         mask = shift_mask(size, window, shift) if shift else None
         self.register_buffer("mask", mask, persistent=False)
-        self._kept_bias: tuple[tuple, Tensor] | None = None  # what it was worked out for, and it
-
-    def train(self, mode: bool = True) -> WindowAttention:
-        """As in every Module; what was worked out from the weights is forgotten."""
-        self._kept_bias = None
-        return super().train(mode)
+        self.kept_bias = Kept()
 
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """B×H×W×C → B×H×W×C: attention among the tokens of norm(x)."""
-        H, W = x.shape[1:3]
-        qkv = recomputed(lambda x: self.qkv(self._windows(norm(x))), x)  # (B·n)×N×3C
-        out = recomputed(lambda qkv: self.output(self._attend(qkv, x.shape[0])), qkv)
-        x = unpartition(out, self.window, H, W)
-        return torch.roll(x, (self.shift, self.shift), dims=(1, 2)) if self.shift else x
-
-    def _windows(self, x: Tensor) -> Tensor:
-        """B×H×W×C → (B·n)×N×C, shifted."""
+        B, H, W, _ = x.shape
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        return partition(x, self.window)
+        qkv = self.qkv(partition(x, self.window), norm)  # (B·n)×N×3C
+        x = unpartition(self.output(recomputed(self._attend, qkv, B)), self.window, H, W)
+        return torch.roll(x, (self.shift, self.shift), dims=(1, 2)) if self.shift else x
 
     def _attend(self, qkv: Tensor, batch: int) -> Tensor:
         """(B·n)×N×3C → (B·n)×N×C."""
-        _, N, channels = qkv.shape
-        qkv = qkv.view(-1, N, 3, self.heads, channels // (3 * self.heads))
+        qkv = qkv.unflatten(2, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B·n)×h×N×d
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias(batch))
+        bias = self.kept_bias(self.position_bias_table, self._bias)
+        out = attention(q, k, v, bias, repeats=None if self.mask is None else batch)
         return out.transpose(1, 2).flatten(2)
 
-    def _bias(self, batch: int) -> Tensor:
-        """1×h×N×N position bias, or (B·n)×h×N×N with the mask of shifted windows added."""
-        table = self.position_bias_table
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or table.is_inference():
-            bias = self._window_bias()  # inference tensors count no versions
-        else:
-            # Worked out once for each state of the weights: their version counts changes, but for
-            # those of fused optimizers, which `train` stands for.
-            key = (table._version, table.data_ptr(), table.device, table.dtype)
-            if self._kept_bias is None or self._kept_bias[0] != key:
-                self._kept_bias = (key, self._window_bias())
-            bias = self._kept_bias[1]
-        return bias if self.mask is None else bias.repeat(batch, 1, 1, 1)
-
-    def _window_bias(self) -> Tensor:
+    def _bias(self) -> Tensor:
         """(1 | n)×h×N×N: position bias of one image's windows, shifted ones with their mask."""
         N = self.window**2
         bias = self.position_bias_table[self.position_index.flatten()].view(N, N, self.heads)

@@ -81,13 +81,16 @@ def networks(args: argparse.Namespace) -> dict[str, nn.Module]:
     return {"plain, float32": plain, "ours, bf16": model, "ours, bf16, compiled": compiled}
 
 
-def stepper(name: str, model: nn.Module, images: Tensor, training: bool) -> Callable[[], None]:
-    """One forward pass, or one training step with a fused optimizer where the network is ours."""
+def stepper(
+    name: str, model: nn.Module, images: Tensor, training: bool
+) -> tuple[Callable[[], None], int]:
+    """One forward pass, or one training step with a fused optimizer where the network is ours, and
+    the number of images it takes: all, or the half, the quarter … that there is memory for."""
     ours = name.startswith("ours")
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=ours or None)
     autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=ours)
 
-    def step() -> None:
+    def step(images: Tensor) -> None:
         model.train(training)
         with autocast, torch.inference_mode(not training):
             scores = model(images)
@@ -96,7 +99,27 @@ def stepper(name: str, model: nn.Module, images: Tensor, training: bool) -> Call
             (scores.float() - 0.5).square().mean().backward()
             optimizer.step()
 
-    return step
+    batch = fitting_batch(step, images)
+    images = images[:batch]
+    return lambda: step(images), batch
+
+
+def fitting_batch(step: Callable[[Tensor], None], images: Tensor) -> int:
+    """Number of images that `step` has memory for: all, the half, the quarter …
+
+    Raises torch.OutOfMemoryError where it has none for one.
+    """
+    batch = len(images)
+    while True:
+        try:
+            step(images[:batch])
+            return batch
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+        batch //= 2  # outside of the handler, whose traceback holds the tensors of the pass
+        if images.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def kernel_table(step: Callable[[], None], device: str) -> str:
@@ -156,16 +179,18 @@ def main() -> None:
         steps = {key: stepper(key, model, images, passes > 1) for key, model in models.items()}
         repeated = {
             key: lambda step=step: [step() for _ in range(args.steps)]
-            for key, step in steps.items()
+            for key, (step, _) in steps.items()
         }
         times = seconds_in_turn(repeated, args.repeats, device=args.device)
         for key, seconds in times.items():
-            rates = [args.steps * args.batch / s for s in seconds]
+            step, batch = steps[key]
+            rates = [args.steps * batch / s for s in seconds]
             row = Row.of(f"{mode}, {key}", "images/s", rates)
             result.rows.append(row)
             share = row.median * flops * passes / peak
-            print(f"{row.name}: {row.median:.0f} images/s, {share:.1%} of the matmul peak")
-            print(kernel_table(steps[key], args.device) + "\n", flush=True)
+            rate = f"{row.median:.0f} images/s, {share:.1%} of the matmul peak"
+            print(f"{row.name}, batch {batch}: {rate}")
+            print(kernel_table(step, args.device) + "\n", flush=True)
         baseline, _, best = (row.median for row in result.rows[-3:])
         result.ratios[f"{mode}, compiled bf16 / plain float32"] = best / baseline
     scorer = load_model(args.weights).to(device) if args.weights else models["ours, bf16"]

@@ -42,6 +42,7 @@ from models import build_model, to_released_state_dict
 from util import keep_freed_memory
 
 MODES = ("forward", "training step")
+WARM_UP = 4  # steps: the first get their memory from the system, twice as slowly
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -150,7 +151,7 @@ def measure(mode: str, args: argparse.Namespace) -> tuple[list[Row], dict[str, f
     layouts = ("ours", "plain", "released") if args.device == "cpu" else ("ours", "plain")
     servers = {layout: Server(layout, mode) for layout in layouts}
     for server in servers.values():
-        for _ in range(2):  # the first steps get the memory
+        for _ in range(WARM_UP):
             server.step(measured=False)
     for _ in range(args.repeats):
         for server in servers.values():

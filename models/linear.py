@@ -6,6 +6,7 @@ AMD's processors (`benchmarks/RESULTS.md`); both come with it and round alike.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -55,10 +56,17 @@ def runs_on_onednn(x: Tensor, weight: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and torch.backends.mkldnn.enabled
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # in builds for x86-64
+        and _has_onednn()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
+
+
+@cache
+def _has_onednn() -> bool:
+    """Whether torch was built with oneDNN, and for an x86-64, where it was measured."""
+    is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return is_x86 and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
@@ -82,30 +90,25 @@ class _OneDnnLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, *parameters)
         ctx.before = before
-        return onednn_linear(x if before is None else before(x), weight, bias)
+        return onednn_linear(_apply(before, x), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *parameters = ctx.saved_tensors
-        made = x
-        if ctx.before is not None:
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                made = ctx.before(x)
-        rows = gradient.reshape(-1, len(weight))
         for_x, for_weight, for_bias, _, *for_parameters = ctx.needs_input_grad
-        columns = made.detach().reshape(-1, weight.shape[1])
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            made = _apply(ctx.before, x)
+        rows, columns = gradient.reshape(-1, len(weight)), made.detach().flatten(0, -2)
         weight_gradient = rows.t() @ columns if for_weight else None
         bias_gradient = rows.sum(dim=0) if for_bias else None
-        gradients: list[Tensor | None] = [None] * (1 + len(parameters))
-        if for_x or any(for_parameters):
-            made_gradient = onednn_linear(gradient, weight.t(), None)
-            if ctx.before is None:
-                gradients = [made_gradient]
-            else:
-                wanted = [for_x, *for_parameters]
-                asked = [t for t, needed in zip([x, *parameters], wanted, strict=True) if needed]
-                found = iter(torch.autograd.grad(made, asked, made_gradient))
-                gradients = [next(found) if needed else None for needed in wanted]
-        return gradients[0], weight_gradient, bias_gradient, None, *gradients[1:]
+        needed = [for_x, *for_parameters]
+        asked = [leaf for leaf, need in zip([x, *parameters], needed, strict=True) if need]
+        found = iter(())
+        if asked:
+            found = iter(
+                torch.autograd.grad(made, asked, onednn_linear(gradient, weight.t(), None))
+            )
+        x_gradient, *parameter_gradients = (next(found) if need else None for need in needed)
+        return x_gradient, weight_gradient, bias_gradient, None, *parameter_gradients

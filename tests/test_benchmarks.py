@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
 from benchmarks import run
+from benchmarks.gpu_speed import fitting_batch
 from benchmarks.growth import dominance, draw, exponents, points_terms, result_of
 from benchmarks.growth_sweeps import Curve, over_photographs, write_photographs
 from benchmarks.measuring import Result, Row, format_table, seconds_in_turn
@@ -47,6 +49,17 @@ def test_repeats_take_turns() -> None:
     seconds = seconds_in_turn(ways, 3)
     assert calls == list("ab" * 4)  # once to warm up
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize(("room", "batch"), [(16, 16), (15, 8), (3, 2), (1, 1)])
+def test_batch_that_memory_allows(room: int, batch: int) -> None:
+    def step(images: torch.Tensor) -> None:
+        if len(images) > room:
+            raise torch.OutOfMemoryError("as a GPU would")
+
+    assert fitting_batch(step, torch.zeros(16, 1)) == batch
+    with pytest.raises(torch.OutOfMemoryError):
+        fitting_batch(lambda images: step(torch.zeros(room + 1)), torch.zeros(16, 1))
 
 
 def test_record_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

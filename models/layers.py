@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.color_spaces import ColorHead, DistributionHead, Head, PlainHead
@@ -49,14 +50,13 @@ class Mlp(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.expand = Linear(dim, 4 * dim)
-        self.activation = nn.GELU()
         self.project = Linear(4 * dim, dim)
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """…×C → …×C: the MLP of norm(x)."""
         if torch.is_grad_enabled():  # the GELU before the second layer: made again in backward
-            return self.project(self.expand(x, norm), before=self.activation)
-        return self.project(self.expand(x, norm, after=self.activation))
+            return self.project(self.expand(x, norm, norm.parameters()), before=F.gelu)
+        return self.project(self.expand(x, norm, gelu=True))
 
 
 class Block(nn.Module):

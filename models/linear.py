@@ -6,19 +6,24 @@ AMD's processors (`benchmarks/RESULTS.md`); both come with it and round alike.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 
 from models.kept import Kept
 from models.training_cost import recomputed
 
+Before = Callable[[Tensor], Tensor]
+
 
 class Linear(nn.Linear):
-    """x → after(W·before(x) + b): `before` a norm or an activation, `after` a GELU, or neither.
+    """x → W·before(x) + b, `before` being whatever makes the input; with `gelu`, its GELU.
 
     For the backward pass x is kept, and before(x) is made again.
     """
@@ -28,26 +33,30 @@ class Linear(nn.Linear):
         self.kept_weight = Kept()  # in the order in which oneDNN reads it
 
     def forward(
-        self, x: Tensor, before: nn.Module | None = None, after: nn.GELU | None = None
+        self,
+        x: Tensor,
+        before: Before | None = None,
+        parameters: Iterable[nn.Parameter] = (),
+        gelu: bool = False,
     ) -> Tensor:
-        """…×C → …×C'."""
-        if not runs_on_onednn(x, self.weight):
-            if before is None:
-                return _apply(after, super().forward(x))
-            return _apply(after, recomputed(lambda x: super(Linear, self).forward(before(x)), x))
-        if torch.is_grad_enabled():
-            parameters = [] if before is None else before.parameters()
+        """…×C → …×C'; `parameters`: those that `before` reads, all of them."""
+        if runs_on_onednn(x, self.weight) and not torch.is_grad_enabled():
+            weight = self.kept_weight(self.weight, self._ordered_weight)
+            return onednn_linear(_apply(before, x), weight, self.bias, gelu)
+        if runs_on_onednn(x, self.weight):
             x = _OneDnnLinear.apply(x, self.weight, self.bias, before, *parameters)
-            return _apply(after, x)
-        weight = self.kept_weight(self.weight, self._ordered_weight)
-        return onednn_linear(_apply(before, x), weight, self.bias, gelu=after is not None)
+        elif before is None:
+            x = super().forward(x)
+        else:
+            x = recomputed(lambda x: super(Linear, self).forward(before(x)), x)
+        return F.gelu(x) if gelu else x
 
     def _ordered_weight(self) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
 
 
-def _apply(module: nn.Module | None, x: Tensor) -> Tensor:
-    return x if module is None else module(x)
+def _apply(function: Before | None, x: Tensor) -> Tensor:
+    return x if function is None else function(x)
 
 
 def runs_on_onednn(x: Tensor, weight: Tensor) -> bool:
@@ -85,7 +94,7 @@ class _OneDnnLinear(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        before: nn.Module | None,
+        before: Before | None,
         *parameters: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, *parameters)
@@ -100,15 +109,14 @@ class _OneDnnLinear(torch.autograd.Function):
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             made = _apply(ctx.before, x)
+            edge = get_gradient_edge(made)  # all that is asked of it once the weights have theirs
         rows, columns = gradient.reshape(-1, len(weight)), made.detach().flatten(0, -2)
         weight_gradient = rows.t() @ columns if for_weight else None
+        del made, columns
         bias_gradient = rows.sum(dim=0) if for_bias else None
         needed = [for_x, *for_parameters]
         asked = [leaf for leaf, need in zip([x, *parameters], needed, strict=True) if need]
-        found = iter(())
-        if asked:
-            found = iter(
-                torch.autograd.grad(made, asked, onednn_linear(gradient, weight.t(), None))
-            )
+        made_gradient = onednn_linear(gradient, weight.t(), None) if asked else None
+        found = iter(torch.autograd.grad(edge, asked, made_gradient) if asked else ())
         x_gradient, *parameter_gradients = (next(found) if need else None for need in needed)
         return x_gradient, weight_gradient, bias_gradient, None, *parameter_gradients

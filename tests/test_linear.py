@@ -58,8 +58,8 @@ def test_gelu_in_the_same_pass(products: list) -> None:
     net, x = layer(), 3 * inputs(6, 24)
     expected = F.gelu(F.linear(x, net.weight, net.bias))
     with torch.no_grad():
-        torch.testing.assert_close(net(x, after=nn.GELU()), expected)
-    torch.testing.assert_close(net(x, after=nn.GELU()), expected)
+        torch.testing.assert_close(net(x, gelu=True), expected)
+    torch.testing.assert_close(net(x, gelu=True), expected)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "norm", "gelu", "frozen norm", "frozen layer"])
@@ -78,9 +78,10 @@ def test_gradients(kind: str, input_gradient: bool, products: list) -> None:
     x = inputs(4, 7, 24).requires_grad_(input_gradient)
     leaves += [x] if input_gradient else []
     direction = inputs(4, 7, 40)
+    parameters = norm.parameters() if before is norm else ()
     made = x if before is None else before(x)
     expected = torch.autograd.grad((F.linear(made, net.weight, net.bias) * direction).sum(), leaves)
-    found = torch.autograd.grad((net(x, before) * direction).sum(), leaves)
+    found = torch.autograd.grad((net(x, before, parameters) * direction).sum(), leaves)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -94,14 +95,14 @@ def test_what_comes_before_is_not_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        net(x, norm)
+        net(x, norm, norm.parameters())
     own = [x, net.weight, *norm.parameters()]
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in own}
 
 
 def test_weights_changed_in_between_are_an_error() -> None:
     net, norm = layer(), nn.LayerNorm(24)
-    out = net(inputs(5, 24), norm)
+    out = net(inputs(5, 24), norm, norm.parameters())
     with torch.no_grad():
         norm.weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

@@ -11,7 +11,6 @@ from models import build_model
 from models import delegate_attention as delegate_module
 from models import layers as layers_module
 from models import linear as linear_module
-from models import window_attention as window_module
 from models.training_cost import add_branch, recomputed
 
 
@@ -102,7 +101,7 @@ def test_training_step_equals_the_plain_one(pooling: str, monkeypatch: pytest.Mo
         lambda x, branch, rate, **_: x + StochasticDepth(rate, "row")(branch(x)),
     )
     monkeypatch.setattr(linear_module, "runs_on_onednn", lambda x, weight: False)
-    for module in (delegate_module, linear_module, window_module):
+    for module in (delegate_module, linear_module):
         monkeypatch.setattr(module, "recomputed", lambda function, *inputs: function(*inputs))
     plain = gradients()
     assert ours.keys() == plain.keys()

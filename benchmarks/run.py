@@ -56,6 +56,7 @@ class Benchmark:
 
 BENCHMARKS = {
     "model_speed": Benchmark(),
+    "matmul_speed": Benchmark(),
     "gpu_speed": Benchmark(needs_gpu=True),
     "loader_speed": Benchmark(),
     "color_maths_speed": Benchmark(),

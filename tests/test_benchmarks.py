@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import run
+from benchmarks import matmul_speed, run
 from benchmarks.gpu_speed import fitting_batch
 from benchmarks.growth import dominance, draw, exponents, points_terms, result_of
 from benchmarks.growth_sweeps import Curve, over_photographs, write_photographs
@@ -49,6 +50,26 @@ def test_repeats_take_turns() -> None:
     seconds = seconds_in_turn(ways, 3)
     assert calls == list("ab" * 4)  # once to warm up
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_matrix_products_of_a_network_by_hand() -> None:
+    counts = matmul_speed.shapes("delegate_nano", batch=2)
+    dims, sides = (24, 48, 96, 192), (32, 16, 8, 4)
+    expected: Counter[tuple[int, int, int]] = Counter()
+    for stage, (dim, side) in enumerate(zip(dims, sides, strict=True)):
+        tokens = 2 * side**2
+        shares = ((3 * dim, 1), (dim, 1)) if stage < 2 else ((3 * dim, 0.5), (dim, 2.5))
+        layers = ARCHITECTURES["delegate_nano"].depths[stage]
+        for width, share in shares:
+            expected[tokens, dim, width] += int(share * layers)
+        expected[tokens, dim, 4 * dim] += layers
+        expected[tokens, 4 * dim, dim] += layers
+    assert counts == expected
+    results = {key: run_it() for key, run_it in matmul_speed.products((6, 4, 3)).items()}
+    for (product, _), result in results.items():
+        torch.testing.assert_close(result, results[product, "MKL"])
+    sizes = {product: tuple(result.shape) for (product, _), result in results.items()}
+    assert list(sizes.values()) == [(6, 3), (6, 4), (3, 4)]
 
 
 @pytest.mark.parametrize(("room", "batch"), [(16, 16), (15, 8), (3, 2), (1, 1)])

@@ -62,12 +62,12 @@ def _apply(function: Before | None, x: Tensor) -> Tensor:
 def runs_on_onednn(x: Tensor, weight: Tensor) -> bool:
     """Whether `onednn_linear` serves: float32 on a CPU, outside of graphs that are being traced."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: the rest cannot be traced
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and torch.backends.mkldnn.enabled
         and _has_onednn()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 

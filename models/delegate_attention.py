@@ -212,12 +212,12 @@ class DelegateAttention(nn.Module):
             return self._merge(self._attend_in_parts(q, k, v, points, grid), (H, W))
         scale = (C // h) ** -0.5
         bias = self._position_bias(points, grid).to(q.dtype)  # B×h×HW×N
-        attention = (q @ k.transpose(-2, -1) * scale + bias).softmax(dim=-1)  # B×h×HW×N
+        shares = (q @ k.transpose(-2, -1) * scale + bias).softmax(dim=-1)  # B×h×HW×N
         if self.point_pooling != "image" or self.interest_net is None:
             interest, gate = interest[0], None if gate is None else gate[0]
         gate = None if gate is None else gate.squeeze(-1)
-        trace.append(DelegateTrace((H, W), interest, offsets, gate, points, attention))
-        return self._merge(attention @ v, (H, W))
+        trace.append(DelegateTrace((H, W), interest, offsets, gate, points, shares))
+        return self._merge(shares @ v, (H, W))
 
     def _attend_in_parts(
         self, q: Tensor, k: Tensor, v: Tensor, points: Tensor, grid: Tensor

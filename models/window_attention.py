@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from models.attention import attention
 from models.kept import Kept
 from models.linear import Linear
+from models.training_cost import recomputed
 
 
 def partition(x: Tensor, window: int) -> Tensor:
@@ -65,7 +66,7 @@ class WindowAttention(nn.Module):
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
         qkv = self.qkv(partition(x, self.window), norm, norm.parameters())  # (B·n)×N×3C
-        out = self.output(qkv, lambda qkv: self._attend(qkv, B), [self.position_bias_table])
+        out = self.output(recomputed(self._attend, qkv, B))
         x = unpartition(out, self.window, H, W)
         return torch.roll(x, (self.shift, self.shift), dims=(1, 2)) if self.shift else x
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from errors import UserError
 from models.attention import attention
+from models.fused_attention import delegate_attention, runs_fused
 from models.linear import Linear
 from models.precision import at_least_float32, full_precision
 from models.training_cost import recomputed
@@ -203,11 +204,17 @@ class DelegateAttention(nn.Module):
             maps = x.view(B, H, W, G, C // G).permute(0, 3, 4, 1, 2).reshape(B * G, C // G, H, W)
             sampled = sample_bilinear(at_least_float32(maps), points.reshape(B * G, 1, N, 2))
         sampled = sampled.view(B, C, N).transpose(1, 2).to(q.dtype)  # B×N×C
+        grid = regular_grid(H, W, points.device, points.dtype).flatten(0, 1)  # HW×2
+        table = self.position_bias_table
+        if trace is None and runs_fused(q, points, table):
+            k, v = self.key(sampled), self.value(sampled)
+            points = points.flatten(2, 3)
+            out = delegate_attention(q.flatten(1, 2), k, v, table, points, grid)
+            return self.output(out.view(B, H, W, C))
         q, k, v = (
             t.view(B, -1, h, C // h).transpose(1, 2)  # B×h×(HW | N)×(C/h)
             for t in (q, self.key(sampled), self.value(sampled))
         )
-        grid = regular_grid(H, W, points.device, points.dtype).flatten(0, 1)  # HW×2
         if trace is None:
             return self._merge(self._attend_in_parts(q, k, v, points, grid), (H, W))
         scale = (C // h) ** -0.5

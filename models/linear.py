@@ -6,8 +6,8 @@ AMD's processors (`benchmarks/RESULTS.md`); both come with it and round alike.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 
+from models import native_code
 from models.kept import Kept
+from models.precision import is_plain_float32
 from models.training_cost import recomputed
 
 Before = Callable[[Tensor], Tensor]
@@ -40,10 +42,11 @@ class Linear(nn.Linear):
         gelu: bool = False,
     ) -> Tensor:
         """…×C → …×C'; `parameters`: those that `before` reads, all of them."""
-        if runs_on_onednn(x, self.weight) and not torch.is_grad_enabled():
+        on_onednn = runs_on_onednn(x, self.weight)
+        if on_onednn and not torch.is_grad_enabled():
             weight = self.kept_weight(self.weight, self._ordered_weight)
             return onednn_linear(_apply(before, x), weight, self.bias, gelu)
-        if runs_on_onednn(x, self.weight):
+        if on_onednn:
             x = _OneDnnLinear.apply(x, self.weight, self.bias, before, *parameters)
         elif before is None:
             x = super().forward(x)
@@ -60,28 +63,32 @@ def _apply(function: Before | None, x: Tensor) -> Tensor:
 
 
 def runs_on_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether `onednn_linear` serves: float32 on a CPU, outside of graphs that are being traced."""
+    """Whether `onednn_linear` serves: float32 on an x86-64 CPU, and torch built with oneDNN."""
     return (
-        not torch.compiler.is_compiling()  # first: the rest cannot be traced
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        is_plain_float32(x, weight)
         and torch.backends.mkldnn.enabled
-        and _has_onednn()
-        and not torch.is_autocast_enabled("cpu")
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
-
-
-@cache
-def _has_onednn() -> bool:
-    """Whether torch was built with oneDNN, and for an x86-64, where it was measured."""
-    is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    return is_x86 and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """What F.linear gives, or its GELU in the same pass. Knows no gradients."""
     activation, algorithm = ("gelu", "none") if gelu else ("none", "")
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+
+
+def weight_and_bias_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Of weight C'×C and bias C', from the gradient of the result, …×C', and the input x, …×C."""
+    gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)
+    library = native_code.library("weight_gradient")
+    if library is None:
+        return gradient.t() @ x, gradient.sum(dim=0)
+    gradient, x = gradient.contiguous(), x.contiguous()
+    of_weight, of_bias = torch.empty_like(weight), weight.new_empty(len(weight))
+    tensors = [ctypes.c_void_p(t.data_ptr()) for t in (gradient, x, of_weight, of_bias)]
+    sizes = [ctypes.c_int64(n) for n in (len(x), *weight.shape, torch.get_num_threads())]
+    library.weight_gradient(*tensors, *sizes)
+    return of_weight, of_bias
 
 
 class _OneDnnLinear(torch.autograd.Function):
@@ -110,10 +117,10 @@ class _OneDnnLinear(torch.autograd.Function):
         with torch.enable_grad():
             made = _apply(ctx.before, x)
             edge = get_gradient_edge(made)  # all that is asked of it once the weights have theirs
-        rows, columns = gradient.reshape(-1, len(weight)), made.detach().flatten(0, -2)
-        weight_gradient = rows.t() @ columns if for_weight else None
-        del made, columns
-        bias_gradient = rows.sum(dim=0) if for_bias else None
+        weight_gradient = bias_gradient = None
+        if for_weight or for_bias:
+            weight_gradient, bias_gradient = weight_and_bias_gradients(gradient, made.detach(), weight)
+        del made
         needed = [for_x, *for_parameters]
         asked = [leaf for leaf, need in zip([x, *parameters], needed, strict=True) if need]
         made_gradient = onednn_linear(gradient, weight.t(), None) if asked else None

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import attention
+from models.fused_attention import runs_fused, window_attention
 from models.kept import Kept
 from models.linear import Linear
 from models.training_cost import recomputed
@@ -56,6 +57,9 @@ class WindowAttention(nn.Module):
         self.output = Linear(dim, dim)
         # Computed from the sizes, so no part of the saved weights.
         self.register_buffer("position_index", relative_position_index(window), persistent=False)
+        places = torch.arange(size * size, dtype=torch.int32).view(1, size, size, 1)
+        places = partition(torch.roll(places, (-shift, -shift), dims=(1, 2)), window).squeeze(2)
+        self.register_buffer("places", places, persistent=False)  # n×N tokens of the map
         mask = shift_mask(size, window, shift) if shift else None
         self.register_buffer("mask", mask, persistent=False)
         self.kept_bias = Kept()
@@ -63,6 +67,11 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """B×H×W×C → B×H×W×C: attention among the tokens of norm(x)."""
         B, H, W, _ = x.shape
+        if runs_fused(x, self.position_bias_table):
+            qkv = self.qkv(x, norm, norm.parameters()).flatten(1, 2)
+            bias = self.kept_bias(self.position_bias_table, self._bias)
+            out = window_attention(qkv, bias, self.places)
+            return self.output(out.view(B, H, W, -1))
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
         qkv = self.qkv(partition(x, self.window), norm, norm.parameters())  # (B·n)×N×3C

@@ -13,8 +13,8 @@ from errors import UserError
 from geometry import Placement, to_map, to_pixels
 from models import ColorAesthetics
 from models.color_spaces import ColorHead
-from models.delegate_attention import sample_bilinear
 from models.layers import LayerExplanation
+from models.sampling import sample_bilinear
 from models.scoring_api import scoring_mode
 from preprocessing import normalise, resize
 from saliency import saliency

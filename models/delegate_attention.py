@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from errors import UserError
 from models.attention import attention
-from models.fused_attention import delegate_attention, runs_fused
+from models.depthwise import GroupedDepthwise
+from models.fused_attention import delegate_attention
+from models.gelu import gelu
 from models.linear import Linear
+from models.native_code import runs_native
 from models.precision import at_least_float32, full_precision
+from models.sampling import sample_at_xy, sample_groups
 from models.training_cost import recomputed
 
 OFFSET_RANGE = 2.0  # in cells of the regular grid
@@ -82,16 +86,6 @@ def damp_offsets(offsets: Tensor, interest_points: Tensor, factor: float) -> Ten
     return torch.where(agrees, offsets, offsets * factor)
 
 
-def sample_bilinear(maps: Tensor, points: Tensor) -> Tensor:
-    """Ø of eq. 4: N×C×H×W maps at N×…×2 points (y, x) in [−1, 1] → N×C×…; zero outside."""
-    return sample_at_xy(maps, points.flip(-1))
-
-
-def sample_at_xy(maps: Tensor, points: Tensor) -> Tensor:
-    """`sample_bilinear` at points (x, y), the order that torch reads."""
-    return F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=True)
-
-
 def hard_gate(logits: Tensor, gradient: str) -> Tensor:
     """Eq. 3: sigmoid(−α · logits), which is 1 (open) below zero and 0 above, any shape.
 
@@ -111,14 +105,13 @@ class OffsetNet(nn.Module):
 
     def __init__(self, dim: int, kernel: int, stride: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(dim, dim, kernel, stride, kernel // 2, groups=dim)
+        self.depthwise = GroupedDepthwise(dim, kernel, stride)
         self.norm = nn.LayerNorm(dim)
         self.project = nn.Linear(dim, 2, bias=False)
 
     def forward(self, queries: Tensor) -> Tensor:
-        """N×S×S×C → N×s×s×2 offsets, s = S/stride, at most two cells of that grid long."""
-        x = self.depthwise(queries.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = self.project(F.gelu(self.norm(x)))
+        """B×S×S×G×C → B×s×s×G×2 offsets, s = S/stride, at most two cells of that grid long."""
+        x = self.project(gelu(self.norm(self.depthwise(queries))))
         return torch.tanh(at_least_float32(x)) * (OFFSET_RANGE / x.shape[1])
 
 
@@ -193,20 +186,17 @@ class DelegateAttention(nn.Module):
         whole: all images of the batch, where x is a part of it and pooling is over all.
         """
         B, H, W, C = x.shape
-        G, h = self.options.groups, self.heads
+        h = self.heads
         q = self.query(x)
         offsets = self._offsets(q)  # B×G×h×w×2
         with full_precision(x.device):
             # (1 | B)×h×w×(2 | 1)
             interest, gate = self._interest_and_gate(x if whole is None else whole)
             offsets, points = self._points(offsets, interest, gate, B)  # B×G×h×w×2
-            N = points.shape[2] * points.shape[3]
-            maps = x.view(B, H, W, G, C // G).permute(0, 3, 4, 1, 2).reshape(B * G, C // G, H, W)
-            sampled = sample_bilinear(at_least_float32(maps), points.reshape(B * G, 1, N, 2))
-        sampled = sampled.view(B, C, N).transpose(1, 2).to(q.dtype)  # B×N×C
+            sampled = sample_groups(x, points.flatten(2, 3)).to(q.dtype)  # B×N×C
         grid = regular_grid(H, W, points.device, points.dtype).flatten(0, 1)  # HW×2
         table = self.position_bias_table
-        if trace is None and runs_fused(q, points, table):
+        if trace is None and runs_native(q, points, table):
             k, v = self.key(sampled), self.value(sampled)
             points = points.flatten(2, 3)
             out = delegate_attention(q.flatten(1, 2), k, v, table, points, grid)
@@ -281,13 +271,12 @@ class DelegateAttention(nn.Module):
         """Net_o for each group of B×H×W×C queries: B×G×h×w×2, None without it."""
         if self.offset_net is None:
             return None
-        B, H, W, C = q.shape
-        G, k = self.options.groups, self.kernel
-        per_group = q.view(B, H, W, G, C // G).permute(0, 3, 1, 2, 4).reshape(-1, H, W, C // G)
-        offsets = self.offset_net(per_group)  # (B·G)×(H/stride)×(W/stride)×2
-        if k > 1:
-            offsets = F.avg_pool2d(offsets.permute(0, 3, 1, 2), k, stride=1).permute(0, 2, 3, 1)
-        return offsets.unflatten(0, (B, G))
+        offsets = self.offset_net(q.unflatten(3, (self.options.groups, -1))).movedim(3, 1)
+        if self.kernel > 1:  # B×G×(H/stride)×(W/stride)×2 → B×G×h×w×2
+            maps = offsets.flatten(0, 1).permute(0, 3, 1, 2)
+            means = F.avg_pool2d(maps, self.kernel, stride=1).permute(0, 2, 3, 1)
+            offsets = means.unflatten(0, offsets.shape[:2])
+        return offsets
 
     def _points(
         self, offsets: Tensor | None, interest: Tensor, gate: Tensor | None, batch: int

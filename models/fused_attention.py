@@ -1,7 +1,6 @@
-"""Attention on a CPU in one pass (`fused_attention.cpp`): no logits are held, nothing is rearranged.
+"""Attention on a CPU in one pass (`native/attention.cpp`): no logits held, nothing rearranged.
 
-The results are those of `models/attention.py` to rounding. Sums are made in an order that neither
-the number of threads nor the rest of the batch changes.
+The results are those of `models/attention.py` to rounding. Call it where `runs_native` says so.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models import native_code
-from models.precision import is_plain_float32
+from models.native_code import call
 
 PARTS = 8  # of the windows that share a bias, summed apart from each other: work for many threads
 
@@ -22,16 +20,16 @@ _INT64, _POINTER = ctypes.c_int64, ctypes.c_void_p
 
 
 class _Rows(ctypes.Structure):
-    """`Rows` of fused_attention.cpp."""
+    """`Rows` of native/attention.cpp."""
 
     _fields_ = [("data", _POINTER), ("problem", _INT64), ("head", _INT64), ("row", _INT64)]
 
 
 class _Attention(ctypes.Structure):
-    """`Attention` of fused_attention.cpp; what is not given is zero."""
+    """`Attention` of native/attention.cpp; what is not given is zero."""
 
     _fields_ = [
-        *((name, _INT64) for name in ("problems", "heads", "queries", "keys", "width", "threads")),
+        *((name, _INT64) for name in ("problems", "heads", "queries", "keys", "width")),
         ("scale", ctypes.c_float),
         *((name, _Rows) for name in ("q", "k", "v", "out", "dq", "dk", "dv")),
         ("places", _POINTER),
@@ -41,11 +39,6 @@ class _Attention(ctypes.Structure):
         *((name, _POINTER) for name in ("table", "points", "grid", "dtable", "dpoints")),
         *((name, _INT64) for name in ("groups", "table_rows", "table_columns")),
     ]
-
-
-def runs_fused(*tensors: Tensor) -> bool:
-    """Whether this module serves: float32 on an x86-64 CPU, with a compiler, and not traced."""
-    return is_plain_float32(*tensors) and native_code.library("fused_attention") is not None
 
 
 def window_attention(qkv: Tensor, bias: Tensor, places: Tensor) -> Tensor:
@@ -79,8 +72,7 @@ def _call(backward: bool, **fields: Any) -> None:
     """Run the C++ function; tensors are handed over as where their numbers lie."""
     given = {k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in fields.items()}
     given["scale"] = given["width"] ** -0.5
-    arguments = _Attention(threads=torch.get_num_threads(), **given)
-    native_code.library("fused_attention").attention(ctypes.byref(arguments), int(backward))
+    call("attention", _Attention(**given), int(backward))
 
 
 class _WindowAttention(torch.autograd.Function):
@@ -117,7 +109,15 @@ class _WindowAttention(torch.autograd.Function):
         sizes = {"problems": problems, "heads": h, "queries": N, "keys": N}
         sizes |= {"width": out.shape[2] // h, "windows": windows, "slots": slots}
         sizes["parts"] = min(PARTS, problems) if slots == 1 else 1
-        return {**sizes, "q": q, "k": k, "v": v, "out": _heads(out, h), "bias": bias, "places": places}
+        return {
+            **sizes,
+            "q": q,
+            "k": k,
+            "v": v,
+            "out": _heads(out, h),
+            "bias": bias,
+            "places": places,
+        }
 
 
 class _DelegateAttention(torch.autograd.Function):

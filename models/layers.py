@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.color_spaces import ColorHead, DistributionHead, Head, PlainHead
 from models.delegate_attention import DelegateAttention, DelegateTrace, PointOptions
+from models.gelu import gelu
 from models.linear import Linear
 from models.options import AVA_BINS, Architecture, ModelConfig
 from models.training_cost import add_branch
@@ -55,7 +55,7 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """…×C → …×C: the MLP of norm(x)."""
         if torch.is_grad_enabled():  # the GELU before the second layer: made again in backward
-            return self.project(self.expand(x, norm, norm.parameters()), before=F.gelu)
+            return self.project(self.expand(x, norm, norm.parameters()), before=gelu)
         return self.project(self.expand(x, norm, gelu=True))
 
 

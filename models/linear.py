@@ -6,18 +6,17 @@ AMD's processors (`benchmarks/RESULTS.md`); both come with it and round alike.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 
-from models import native_code
+from models.gelu import gelu as gelu_function
 from models.kept import Kept
+from models.native_code import call, runs_native
 from models.precision import is_plain_float32
 from models.training_cost import recomputed
 
@@ -52,7 +51,7 @@ class Linear(nn.Linear):
             x = super().forward(x)
         else:
             x = recomputed(lambda x: super(Linear, self).forward(before(x)), x)
-        return F.gelu(x) if gelu else x
+        return gelu_function(x) if gelu else x
 
     def _ordered_weight(self) -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
@@ -80,14 +79,11 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = F
 def weight_and_bias_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Of weight C'×C and bias C', from the gradient of the result, …×C', and the input x, …×C."""
     gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)
-    library = native_code.library("weight_gradient")
-    if library is None:
+    if not runs_native(gradient, x):
         return gradient.t() @ x, gradient.sum(dim=0)
-    gradient, x = gradient.contiguous(), x.contiguous()
     of_weight, of_bias = torch.empty_like(weight), weight.new_empty(len(weight))
-    tensors = [ctypes.c_void_p(t.data_ptr()) for t in (gradient, x, of_weight, of_bias)]
-    sizes = [ctypes.c_int64(n) for n in (len(x), *weight.shape, torch.get_num_threads())]
-    library.weight_gradient(*tensors, *sizes)
+    tensors = (gradient.contiguous(), x.contiguous(), of_weight, of_bias)
+    call("weight_gradient", *tensors, len(x), *weight.shape)
     return of_weight, of_bias
 
 
@@ -117,13 +113,13 @@ class _OneDnnLinear(torch.autograd.Function):
         with torch.enable_grad():
             made = _apply(ctx.before, x)
             edge = get_gradient_edge(made)  # all that is asked of it once the weights have theirs
-        weight_gradient = bias_gradient = None
+        of_parameters = None, None
         if for_weight or for_bias:
-            weight_gradient, bias_gradient = weight_and_bias_gradients(gradient, made.detach(), weight)
+            of_parameters = weight_and_bias_gradients(gradient, made.detach(), weight)
         del made
         needed = [for_x, *for_parameters]
         asked = [leaf for leaf, need in zip([x, *parameters], needed, strict=True) if need]
         made_gradient = onednn_linear(gradient, weight.t(), None) if asked else None
         found = iter(torch.autograd.grad(edge, asked, made_gradient) if asked else ())
         x_gradient, *parameter_gradients = (next(found) if need else None for need in needed)
-        return x_gradient, weight_gradient, bias_gradient, None, *parameter_gradients
+        return x_gradient, *of_parameters, None, *parameter_gradients

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import attention
-from models.fused_attention import runs_fused, window_attention
+from models.fused_attention import window_attention
 from models.kept import Kept
 from models.linear import Linear
+from models.native_code import runs_native
 from models.training_cost import recomputed
 
 
@@ -67,7 +69,7 @@ class WindowAttention(nn.Module):
     def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
         """B×H×W×C → B×H×W×C: attention among the tokens of norm(x)."""
         B, H, W, _ = x.shape
-        if runs_fused(x, self.position_bias_table):
+        if runs_native(x, self.position_bias_table):
             qkv = self.qkv(x, norm, norm.parameters()).flatten(1, 2)
             bias = self.kept_bias(self.position_bias_table, self._bias)
             out = window_attention(qkv, bias, self.places)
@@ -89,7 +91,7 @@ class WindowAttention(nn.Module):
 
     def _bias(self) -> Tensor:
         """(1 | n)×h×N×N: position bias of one image's windows, shifted ones with their mask."""
-        N = self.window**2
-        bias = self.position_bias_table[self.position_index.flatten()].view(N, N, self.heads)
+        # Not by indexing: torch adds up the gradient of that in an order that changes on a CPU.
+        bias = F.embedding(self.position_index, self.position_bias_table)
         bias = bias.permute(2, 0, 1)[None]
         return bias if self.mask is None else bias + self.mask[:, None]

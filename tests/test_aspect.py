@@ -22,7 +22,7 @@ from explanation import explain_image
 from export_model import export, pillow_resize
 from geometry import Placement, to_pixels
 from models import ColorAesthetics, load_model
-from models.delegate_attention import sample_bilinear
+from models.sampling import sample_bilinear
 from preprocessing import PADDING, normalise, resize
 from serve import Scorer
 from setting import Setting, build_loader, build_network, build_splits

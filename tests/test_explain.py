@@ -14,7 +14,7 @@ from explain import draw, explain_photo, headline, short_name
 from explanation import explain_image
 from geometry import to_map, to_pixels
 from models import build_model
-from models.delegate_attention import sample_bilinear
+from models.sampling import sample_bilinear
 from palette import dominant_colors
 from preprocessing import normalise, resize
 from saliency import saliency

@@ -74,8 +74,8 @@ def test_loss_and_gradients(shared: Path, name: str) -> None:
     expected = description["grad_norms"]
     expected = {SLOPES if key == SLOPES_TIED else key: value for key, value in expected.items()}
     assert norms.keys() == expected.keys()
-    # In float64 each norm is at least 1e-5 or 0, as are those of a layer whose points all lie in the
-    # centre. Of the zeros float32 makes up to 2e-8, the released code's own rounding or ours.
+    # In float64 a norm is at least 1e-5, or 0 as where all points of a layer lie in the centre. Of
+    # the zeros float32 makes up to 2e-8: rounding, the released code's or ours.
     for key, value in expected.items():
         assert norms[key] == pytest.approx(value, rel=1e-3, abs=1e-8), key
 

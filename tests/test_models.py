@@ -18,9 +18,10 @@ from models import (
     parameter_groups,
 )
 from models.color_spaces import ColorSpaces
-from models.delegate_attention import damp_offsets, regular_grid, sample_bilinear
+from models.delegate_attention import damp_offsets, regular_grid
 from models.layers import drop_path_rates
 from models.options import ARCHITECTURES, resolve
+from models.sampling import sample_bilinear
 from models.window_attention import partition, relative_position_index, shift_mask, unpartition
 
 

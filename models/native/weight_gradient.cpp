@@ -1,5 +1,5 @@
 // Gradients of a linear layer's weights and bias on a CPU: gᵀ·x and the sum of g over its rows, for
-// T×O gradients g and T×I inputs x, both float32 in rows. `linear.py` calls it.
+// T×O gradients g and T×I inputs x, both float32 in rows. Called by linear.py.
 //
 // The blocking is that of Goto and van de Geijn (ACM TOMS 34/3, 2008): a panel of g in the first-level
 // cache, panels of x in the second, a tile of the result in registers. Sums are made in an order
@@ -11,19 +11,18 @@
 #include <cstring>
 #include <memory>
 
+#include "vectors.h"
+
 namespace {
 
 #ifdef __AVX512F__
-constexpr int WIDTH = 16, ROWS = 14;
+constexpr int ROWS = 14;
 #else
-constexpr int WIDTH = 8, ROWS = 6;
+constexpr int ROWS = 6;
 #endif
 constexpr int COLUMNS = 2 * WIDTH;
 constexpr int DEPTH = 400;    // rows of g and x at a time, about
 constexpr int BREADTH = 8;    // panels of x at a time: 400·32·8·4 bytes are less than half a megabyte
-
-typedef float vec __attribute__((vector_size(4 * WIDTH), may_alias));
-typedef float loose __attribute__((vector_size(4 * WIDTH), may_alias, aligned(4)));
 
 using Memory = std::unique_ptr<float, decltype(&std::free)>;
 

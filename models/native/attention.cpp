@@ -1,5 +1,5 @@
 // softmax(q·k / √d + bias)·v of many small problems on a CPU, and its gradients, without ever holding
-// the logits of more than a few queries. `fused_attention.py` compiles this file and calls it.
+// the logits of more than a few queries. Called by fused_attention.py.
 //
 // The bias is dense (window attention), or read bilinearly from a table at half the way from each
 // point to each query (delegate attention, eq. 4 and the released code's position bias).
@@ -11,24 +11,23 @@
 #include <cstring>
 #include <memory>
 
+#include "vectors.h"
+
 namespace {
 
-#ifdef __AVX512F__  // 32 registers of 16 numbers: a tile of sums and a row beside it
-constexpr int WIDTH = 16, ROWS = 7, COLUMNS = 4;
+#ifdef __AVX512F__  // 32 registers: a tile of sums and a row beside it
+constexpr int ROWS = 7, COLUMNS = 4;
 #else
-constexpr int WIDTH = 8, ROWS = 4, COLUMNS = 2;
+constexpr int ROWS = 4, COLUMNS = 2;
 #endif
-constexpr int BLOCK = 28;     // queries at a time
-constexpr int TOGETHER = 4;   // heads of a group whose bias is read at a time
+constexpr int BLOCK = 28;          // queries at a time
+constexpr int TOGETHER = 4;        // heads of a group whose bias is read at a time
 constexpr float OUTSIDE = -1e30f;  // bias of keys that only fill a vector
 
-typedef float vec __attribute__((vector_size(4 * WIDTH), may_alias));
-typedef int32_t ivec __attribute__((vector_size(4 * WIDTH)));
 typedef float vec4 __attribute__((vector_size(16), may_alias));
 
 inline vec& at(float* x) { return *reinterpret_cast<vec*>(x); }
 inline const vec& at(const float* x) { return *reinterpret_cast<const vec*>(x); }
-inline vec all(float x) { return vec{} + x; }
 inline int64_t padded(int64_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
 
 inline float sum(vec x) {
@@ -41,23 +40,6 @@ inline float largest(vec x) {
   float most = x[0];
   for (int i = 1; i < WIDTH; ++i) most = std::max(most, x[i]);
   return most;
-}
-
-// e^x for x ≤ 0 to 1e-7 of it, not less than e^-87 (Cephes' polynomial on ±ln2/2).
-inline vec exponential(vec x) {
-  x = x < -87.0f ? all(-87.0f) : x;
-  const float round = 12582912.0f;  // 1.5·2^23: what is added to it loses its fraction
-  vec n = (x * 1.44269504088896341f + round) - round;
-  vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  vec p = all(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
-  return p * (vec)power;
 }
 
 // ---- products of small matrices ----
@@ -118,7 +100,7 @@ extern "C" struct Rows {  // where row n of head h of problem l begins: l·probl
 };
 
 extern "C" struct Attention {  // what fused_attention.py hands over
-  int64_t problems, heads, queries, keys, width, threads;
+  int64_t problems, heads, queries, keys, width;
   float scale;
   Rows q, k, v, out;      // out: its gradient in the backward pass
   Rows dq, dk, dv;
@@ -296,10 +278,10 @@ void store(const Head& head, const Attention& a, const Sizes& s, int64_t problem
 
 // ---- dense bias: one head of the problems of a slot, or of a part of them ----
 
-void dense(const Attention& a, bool backward) {
+void dense(const Attention& a, bool backward, int64_t threads) {
   const Sizes s(a, backward);
   const int64_t of_slot = a.problems / a.slots, units = a.heads * a.slots * a.parts;
-#pragma omp parallel num_threads(a.threads)
+#pragma omp parallel num_threads(threads)
   {
     Scratch scratch(s.head() + s.block() + s.m * s.dp + 2 * a.queries * s.mp + 64);
     Head head = take_head(scratch, s);
@@ -343,7 +325,7 @@ void dense(const Attention& a, bool backward) {
 // far it is from there, and 1 or 0 where it has or has no gradient, being outside.
 struct Places {
   ivec cell;
-  vec dx, dy, inside_x, inside_y;
+  vec right, down, inside_x, inside_y;
 };
 
 struct Table {  // cells×TOGETHER, with a margin of zeros: one cell before the table, two behind it
@@ -353,8 +335,8 @@ struct Table {  // cells×TOGETHER, with a margin of zeros: one cell before the 
       : columns(a.table_columns + 3), cells((a.table_rows + 3) * (a.table_columns + 3)) {}
 };
 
-inline vec within(vec x, float last) {
-  x = x < -1.0f ? all(-1.0f) : x;
+inline vec within(vec x, float last) {  // NaN, too, ends up inside
+  x = x >= -1.0f ? x : all(-1.0f);
   return x > last ? all(last) : x;
 }
 
@@ -389,9 +371,9 @@ void read_bias(const Attention& a, const Sizes& s, const Table& table, const flo
         const int64_t c = place.cell[i], below = c + table.columns;
         const vec4 left = cell(table.values, c), right = cell(table.values, c + 1);
         const vec4 low_left = cell(table.values, below), low_right = cell(table.values, below + 1);
-        const vec4 upper = left + place.dx[i] * (right - left);
-        const vec4 lower = low_left + place.dx[i] * (low_right - low_left);
-        const vec4 value = upper + place.dy[i] * (lower - upper);
+        const vec4 upper = left + place.right[i] * (right - left);
+        const vec4 lower = low_left + place.right[i] * (low_right - low_left);
+        const vec4 value = upper + place.down[i] * (lower - upper);
         for (int t = 0; t < TOGETHER; ++t) to[t * BLOCK * s.mp + i] = value[t];
       }
       if (j + WIDTH > s.m)
@@ -413,7 +395,7 @@ void read_bias_backward(const Attention& a, const Sizes& s, const Table& table, 
       for (int i = 0; i < std::min<int64_t>(WIDTH, s.m - j); ++i) {
         vec4 g;
         for (int t = 0; t < TOGETHER; ++t) g[t] = from[t * BLOCK * s.mp + i];
-        const float fx = place.dx[i], fy = place.dy[i];
+        const float fx = place.right[i], fy = place.down[i];
         const int64_t c = place.cell[i], below = c + table.columns;
         const vec4 left = cell(table.values, c), right = cell(table.values, c + 1);
         const vec4 low_left = cell(table.values, below), low_right = cell(table.values, below + 1);
@@ -432,12 +414,12 @@ void read_bias_backward(const Attention& a, const Sizes& s, const Table& table, 
     }
 }
 
-void sampled(const Attention& a, bool backward) {
+void sampled(const Attention& a, bool backward, int64_t threads) {
   const Sizes s(a, backward);
   const int64_t in_group = a.heads / a.groups, chunks = (in_group + TOGETHER - 1) / TOGETHER;
   const int64_t units = a.problems * a.groups;
   const int64_t area = a.table_rows * a.table_columns;
-#pragma omp parallel num_threads(a.threads)
+#pragma omp parallel num_threads(threads)
   {
     Table table(a);
     Scratch scratch(TOGETHER * (s.head() + table.cells * 2 + BLOCK * s.mp) + s.block() + s.m * s.dp +
@@ -507,9 +489,9 @@ void sampled(const Attention& a, bool backward) {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void attention(const Attention* a, int backward) {
+extern "C" void attention(const Attention* a, int64_t backward, int64_t threads) {
   if (a->table)
-    sampled(*a, backward);
+    sampled(*a, backward, threads);
   else
-    dense(*a, backward);
+    dense(*a, backward, threads);
 }

@@ -1,0 +1,34 @@
+// Vectors of floats as wide as the processor's registers (GCC's and Clang's vector extension).
+
+#pragma once
+
+#include <cstdint>
+
+#ifdef __AVX512F__
+constexpr int WIDTH = 16;
+#else
+constexpr int WIDTH = 8;
+#endif
+
+typedef float vec __attribute__((vector_size(4 * WIDTH), may_alias));
+typedef float loose __attribute__((vector_size(4 * WIDTH), may_alias, aligned(4)));  // anywhere
+typedef int32_t ivec __attribute__((vector_size(4 * WIDTH)));
+
+inline vec all(float x) { return vec{} + x; }
+
+// e^x for x ≤ 0 to 1e-7 of it, not less than e^-87 (Cephes' polynomial on ±ln2/2).
+inline vec exponential(vec x) {
+  x = x < -87.0f ? all(-87.0f) : x;
+  const float round = 12582912.0f;  // 1.5·2^23: what is added to it loses its fraction
+  const vec n = (x * 1.44269504088896341f + round) - round;
+  const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  vec p = all(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
+  return p * (vec)power;
+}

@@ -55,7 +55,7 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """…×C → …×C: the MLP of norm(x)."""
         if torch.is_grad_enabled():  # the GELU before the second layer: made again in backward
-            return self.project(self.expand(x, norm, norm.parameters()), before=gelu)
+            return self.project(self.expand(x, norm), before=gelu)
         return self.project(self.expand(x, norm, gelu=True))
 
 

@@ -6,7 +6,7 @@ AMD's processors (`benchmarks/RESULTS.md`); both come with it and round alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,28 +24,24 @@ Before = Callable[[Tensor], Tensor]
 
 
 class Linear(nn.Linear):
-    """x → W·before(x) + b, `before` being whatever makes the input; with `gelu`, its GELU.
+    """x → W·before(x) + b, and with `gelu` its GELU.
 
-    For the backward pass x is kept, and before(x) is made again.
+    `before` is a module, or a function that reads no parameters. For the backward pass x is kept,
+    and before(x) is made again.
     """
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__(dim_in, dim_out)
         self.kept_weight = Kept()  # in the order in which oneDNN reads it
 
-    def forward(
-        self,
-        x: Tensor,
-        before: Before | None = None,
-        parameters: Iterable[nn.Parameter] = (),
-        gelu: bool = False,
-    ) -> Tensor:
-        """…×C → …×C'; `parameters`: those that `before` reads, all of them."""
+    def forward(self, x: Tensor, before: Before | None = None, gelu: bool = False) -> Tensor:
+        """…×C → …×C'."""
         on_onednn = runs_on_onednn(x, self.weight)
         if on_onednn and not torch.is_grad_enabled():
             weight = self.kept_weight(self.weight, self._ordered_weight)
             return onednn_linear(_apply(before, x), weight, self.bias, gelu)
         if on_onednn:
+            parameters = before.parameters() if isinstance(before, nn.Module) else ()
             x = _OneDnnLinear.apply(x, self.weight, self.bias, before, *parameters)
         elif before is None:
             x = super().forward(x)

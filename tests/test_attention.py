@@ -11,7 +11,7 @@ from networks import point_layer
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import build_model
+from models import build_model, native_code
 from models import delegate_attention as delegate_module
 from models.attention import attention
 
@@ -61,6 +61,12 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
     return most
 
 
+@pytest.fixture
+def torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no compiler."""
+    monkeypatch.setattr(native_code, "library", lambda: None)
+
+
 def result_and_gradients(layer: nn.Module) -> tuple[Tensor, ...]:
     x = random(2, 8, 8, 12, seed=5)
     out = layer(x)
@@ -69,7 +75,7 @@ def result_and_gradients(layer: nn.Module) -> tuple[Tensor, ...]:
     return out, *(g for g in gradients if g is not None)
 
 
-def test_parts_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_give_the_whole(monkeypatch: pytest.MonkeyPatch, torch_only: None) -> None:
     layer = point_layer()
     whole = result_and_gradients(layer)
     for most in (4 * 64 * 7 + 5, 1):  # 7 queries at a time; less than a query's pairs: one
@@ -78,7 +84,9 @@ def test_parts_give_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("with_gradients", [True, False])
-def test_no_part_holds_more_than_its_share(with_gradients: bool, small_parts: int) -> None:
+def test_no_part_holds_more_than_its_share(
+    with_gradients: bool, small_parts: int, torch_only: None
+) -> None:
     layer, batch = point_layer(), 2
     with LargestSample() as largest, torch.set_grad_enabled(with_gradients):
         out = layer(random(batch, 8, 8, 12, seed=5))

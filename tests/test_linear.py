@@ -78,10 +78,9 @@ def test_gradients(kind: str, input_gradient: bool, products: list) -> None:
     x = inputs(4, 7, 24).requires_grad_(input_gradient)
     leaves += [x] if input_gradient else []
     direction = inputs(4, 7, 40)
-    parameters = norm.parameters() if before is norm else ()
     made = x if before is None else before(x)
     expected = torch.autograd.grad((F.linear(made, net.weight, net.bias) * direction).sum(), leaves)
-    found = torch.autograd.grad((net(x, before, parameters) * direction).sum(), leaves)
+    found = torch.autograd.grad((net(x, before) * direction).sum(), leaves)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -95,14 +94,14 @@ def test_what_comes_before_is_not_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        net(x, norm, norm.parameters())
+        net(x, norm)
     own = [x, net.weight, *norm.parameters()]
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in own}
 
 
 def test_weights_changed_in_between_are_an_error() -> None:
     net, norm = layer(), nn.LayerNorm(24)
-    out = net(inputs(5, 24), norm, norm.parameters())
+    out = net(inputs(5, 24), norm)
     with torch.no_grad():
         norm.weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

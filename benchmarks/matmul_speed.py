@@ -1,10 +1,10 @@
-"""The matrix products of a network's linear layers by MKL and by oneDNN, on the CPU.
+"""The matrix products of a network's linear layers by MKL, oneDNN and our own code, on the CPU.
 
     python benchmarks/matmul_speed.py                   # delegate_base, batch 8, 2 threads
 
 GFLOP/s over all shapes of linear layers, each as often as the network has it: the result, the
-gradient of its input, the gradient of its weights (which `models/linear.py` leaves to MKL). Kept:
-the weight in oneDNN's own order, as in evaluation.
+gradient of its input, the gradients of its weights and bias (`models/native/weight_gradient.cpp`).
+Kept: the weight in oneDNN's own order, as in evaluation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.measuring import Result, Row, add_arguments, format_table, seconds_in_turn
 from errors import UserError, run_cli
 from models import build_model
-from models.linear import Linear, onednn_linear, runs_on_onednn
+from models.linear import (
+    Linear,
+    onednn_linear,
+    runs_on_onednn,
+    weight_and_bias_gradients,
+)
+from models.native_code import runs_native
 from util import keep_freed_memory
 
 Shape = tuple[int, int, int]  # tokens, inputs, outputs
@@ -46,8 +52,8 @@ def shapes(name: str, batch: int) -> Counter[Shape]:
     return found
 
 
-def products(shape: Shape) -> dict[tuple[str, str], Callable[[], torch.Tensor]]:
-    """The three products of one shape, each by both libraries."""
+def products(shape: Shape) -> dict[tuple[str, str], Callable[[], object]]:
+    """The three products of one shape, by each library."""
     tokens, dim_in, dim_out = shape
     x, gradient = torch.randn(tokens, dim_in), torch.randn(tokens, dim_out)
     weight, bias = torch.randn(dim_out, dim_in), torch.randn(dim_out)
@@ -58,8 +64,14 @@ def products(shape: Shape) -> dict[tuple[str, str], Callable[[], torch.Tensor]]:
         ("result", "oneDNN, kept"): lambda: onednn_linear(x, kept, bias),
         ("gradient of the input", "MKL"): lambda: gradient @ weight,
         ("gradient of the input", "oneDNN"): lambda: onednn_linear(gradient, weight.t(), None),
-        ("gradient of the weights", "MKL"): lambda: gradient.t() @ x,
-        ("gradient of the weights", "oneDNN"): lambda: onednn_linear(gradient.t(), x.t(), None),
+        ("gradients of weights and bias", "MKL"): lambda: (gradient.t() @ x, gradient.sum(0)),
+        ("gradients of weights and bias", "oneDNN"): lambda: (
+            onednn_linear(gradient.t(), x.t(), None),
+            gradient.sum(0),
+        ),
+        ("gradients of weights and bias", "our own"): lambda: weight_and_bias_gradients(
+            gradient, x, weight
+        ),
     }
 
 
@@ -81,8 +93,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     add_arguments(parser)
     args = parser.parse_args(argv)
-    if not runs_on_onednn(torch.empty(1), torch.empty(1)):
-        raise UserError("this torch has no oneDNN for x86-64: there is nothing to compare")
+    one = torch.empty(1)
+    if not (runs_on_onednn(one, one) and runs_native(one)):
+        raise UserError("there is nothing to compare: no oneDNN for x86-64, or no compiler")
     keep_freed_memory()
     torch.set_num_threads(args.threads)
     counts = shapes(args.model, args.batch)

@@ -43,10 +43,11 @@ def add_branch(x: Tensor, branch: Branch, drop_rate: float) -> Tensor:
         return x + branch(x)
     if x.device.type != "cpu" or torch.compiler.is_compiling():
         return x + stochastic_depth(branch(x), drop_rate, "row")
-    keep = torch.empty(len(x), dtype=x.dtype).bernoulli_(1 - drop_rate)
+    keep = torch.empty(len(x), dtype=x.dtype).bernoulli_(1 - drop_rate).bool()
     if keep.all():
-        return x + branch(x) / (1 - drop_rate)
-    # One image with factor 0 where none is left: weights then get a gradient of 0, not none at all.
+        return torch.add(x, branch(x), alpha=1 / (1 - drop_rate))
+    # One image times 0 where none is left: weights then get a gradient of 0, not none at all.
     rows = keep.nonzero().flatten() if keep.any() else torch.zeros(1, dtype=torch.int64)
-    factor = (keep[rows] / (1 - drop_rate)).view(-1, *[1] * (x.ndim - 1))
-    return x.index_add(0, rows, branch(x.index_select(0, rows)) * factor)
+    factor = 1 / (1 - drop_rate) if keep.any() else 0.0
+    kept = branch(x.index_select(0, rows)).to(x.dtype)
+    return x.index_add(0, rows, kept, alpha=factor)

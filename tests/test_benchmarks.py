@@ -68,8 +68,11 @@ def test_matrix_products_of_a_network_by_hand() -> None:
     results = {key: run_it() for key, run_it in matmul_speed.products((6, 4, 3)).items()}
     for (product, _), result in results.items():
         torch.testing.assert_close(result, results[product, "MKL"])
-    sizes = {product: tuple(result.shape) for (product, _), result in results.items()}
-    assert list(sizes.values()) == [(6, 3), (6, 4), (3, 4)]
+    result, of_input, (of_weight, of_bias) = (
+        results[product, "MKL"] for product in dict.fromkeys(product for product, _ in results)
+    )
+    shapes = [tuple(t.shape) for t in (result, of_input, of_weight, of_bias)]
+    assert shapes == [(6, 3), (6, 4), (3, 4), (3,)]
 
 
 @pytest.mark.parametrize(("room", "batch"), [(16, 16), (15, 8), (3, 2), (1, 1)])

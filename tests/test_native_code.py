@@ -266,18 +266,18 @@ def test_processes_compile_at_once_and_later_ones_do_not(tmp_path: Path) -> None
 
 @needs_compiler
 def test_without_a_compiler_and_with_one_that_fails(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, str], str]] = [
+        ({"NATIVE_CODE": "off"}, ""),
+        ({"PATH": "", "CXX": ""}, ""),
+        ({"CXX": "false"}, "false failed"),
+        ({"XDG_CACHE_HOME": "/dev/null"}, "Not a directory"),
+    ]
+    cache = {"XDG_CACHE_HOME": str(tmp_path)}
+    started = [start({**cache, **environment}) for environment, _ in cases]
     _, score, told = finish(start({}))
     assert told.strip() == ""
-    for number, (environment, warning) in enumerate(
-        [
-            ({"NATIVE_CODE": "off"}, ""),
-            ({"PATH": "", "CXX": ""}, ""),
-            ({"CXX": "false"}, "false failed"),
-            ({"XDG_CACHE_HOME": "/dev/null"}, "Not a directory"),
-        ]
-    ):
-        cache = {"XDG_CACHE_HOME": str(tmp_path / str(number))}
-        found, same, told = finish(start({**cache, **environment}))
+    for process, (_, warning) in zip(started, cases, strict=True):
+        found, same, told = finish(process)
         assert found == "False"
         assert same == pytest.approx(score, abs=1e-6)
         assert (warning in told) if warning else not told.strip()

@@ -94,12 +94,12 @@ void multiply(float* c, int64_t ldc, Left a, const float* b, int64_t ldb, int64_
 
 // ---- one head of one problem ----
 
-extern "C" struct Rows {  // where row n of head h of problem l begins: l·problem + h·head + n·row
+struct Rows {  // where row n of head h of problem l begins: l·problem + h·head + n·row
   float* data;
   int64_t problem, head, row;
 };
 
-extern "C" struct Attention {  // what fused_attention.py hands over
+struct Attention {  // what fused_attention.py hands over
   int64_t problems, heads, queries, keys, width;
   float scale;
   Rows q, k, v, out;      // out: its gradient in the backward pass
@@ -175,29 +175,31 @@ Block take_block(Scratch& scratch, const Sizes& s) {
   return block;
 }
 
-inline float* row_of(const Attention& a, const Rows& rows, int64_t problem, int64_t head, int64_t n) {
-  int64_t image = problem;
-  if (a.places) {
-    image = problem / a.windows;
-    n = a.places[problem % a.windows * a.queries + n];
-  }
-  return rows.data + image * rows.problem + head * rows.head + n * rows.row;
+struct Located {  // the rows of one head of one problem
+  float* data;
+  const int32_t* places;
+  int64_t row;
+  float* operator[](int64_t n) const { return data + (places ? places[n] : n) * row; }
+};
+
+Located locate(const Attention& a, const Rows& rows, int64_t problem, int64_t head) {
+  const int64_t image = a.places ? problem / a.windows : problem;
+  const int32_t* places = a.places ? a.places + problem % a.windows * a.queries : nullptr;
+  return {rows.data + image * rows.problem + head * rows.head, places, rows.row};
 }
 
-void gather(float* to, int64_t ld, const Attention& a, const Rows& rows, int64_t problem, int64_t head,
-            int64_t first, int64_t count) {
-  for (int64_t n = 0; n < count; ++n) {
-    const float* row = row_of(a, rows, problem, head, first + n);
-    for (int64_t i = 0; i < a.width; ++i) to[n * ld + i] = row[i];
-    for (int64_t i = a.width; i < ld; ++i) to[n * ld + i] = 0.0f;
+void gather(float* to, const Sizes& s, const Located& rows, int64_t first, int64_t count) {
+  for (int64_t n = 0; n < count; ++n, to += s.dp) {
+    const float* row = rows[first + n];
+    for (int64_t i = 0; i < s.d; ++i) to[i] = row[i];
+    for (int64_t i = s.d; i < s.dp; ++i) to[i] = 0.0f;
   }
 }
 
-void scatter(const float* from, int64_t ld, const Attention& a, const Rows& rows, int64_t problem,
-             int64_t head, int64_t first, int64_t count, float factor) {
-  for (int64_t n = 0; n < count; ++n) {
-    float* row = row_of(a, rows, problem, head, first + n);
-    for (int64_t i = 0; i < a.width; ++i) row[i] = factor * from[n * ld + i];
+void scatter(const float* from, const Sizes& s, const Located& rows, int64_t first, int64_t count, float factor) {
+  for (int64_t n = 0; n < count; ++n, from += s.dp) {
+    float* row = rows[first + n];
+    for (int64_t i = 0; i < s.d; ++i) row[i] = factor * from[i];
   }
 }
 
@@ -210,8 +212,8 @@ void transpose(float* to, int64_t ld, const float* from, int64_t from_ld, int64_
 }
 
 void load(const Head& head, const Attention& a, const Sizes& s, int64_t problem, int64_t h, float* k) {
-  gather(k, s.dp, a, a.k, problem, h, 0, s.m);
-  gather(head.v, s.dp, a, a.v, problem, h, 0, s.m);
+  gather(k, s, locate(a, a.k, problem, h), 0, s.m);
+  gather(head.v, s, locate(a, a.v, problem, h), 0, s.m);
   transpose(head.scaled_kt, s.mp, k, s.dp, s.m, s.d, a.scale);
   if (!s.backward) return;
   transpose(head.vt, s.mp, head.v, s.dp, s.m, s.d, 1.0f);
@@ -239,11 +241,11 @@ void shares(const Sizes& s, const Head& head, const Block& block, int64_t count,
 void forward_block(const Attention& a, const Sizes& s, const Head& head, const Block& block,
                    int64_t problem, int64_t h, int64_t first, int64_t count, const float* bias) {
   float factors[BLOCK];
-  gather(block.q, s.dp, a, a.q, problem, h, first, count);
+  gather(block.q, s, locate(a, a.q, problem, h), first, count);
   shares(s, head, block, count, bias, factors);
   multiply(block.out, s.dp, {block.p, s.mp, 1}, head.v, s.dp, count, s.m, s.dp);
-  for (int64_t n = 0; n < count; ++n)
-    scatter(block.out + n * s.dp, s.dp, a, a.out, problem, h, first + n, 1, factors[n]);
+  const Located out = locate(a, a.out, problem, h);
+  for (int64_t n = 0; n < count; ++n) scatter(block.out + n * s.dp, s, out, first + n, 1, factors[n]);
 }
 
 // Adds to the head's dk (but for the factor `scale`) and dv, writes dq, and leaves the gradient of the
@@ -251,8 +253,8 @@ void forward_block(const Attention& a, const Sizes& s, const Head& head, const B
 void backward_block(const Attention& a, const Sizes& s, const Head& head, const Block& block,
                     int64_t problem, int64_t h, int64_t first, int64_t count, const float* bias) {
   float factors[BLOCK];
-  gather(block.q, s.dp, a, a.q, problem, h, first, count);
-  gather(block.out, s.dp, a, a.out, problem, h, first, count);
+  gather(block.q, s, locate(a, a.q, problem, h), first, count);
+  gather(block.out, s, locate(a, a.out, problem, h), first, count);
   shares(s, head, block, count, bias, factors);
   multiply(block.ds, s.mp, {block.out, s.dp, 1}, head.vt, s.mp, count, s.d, s.mp);
   for (int64_t n = 0; n < count; ++n) {
@@ -268,12 +270,12 @@ void backward_block(const Attention& a, const Sizes& s, const Head& head, const 
   multiply(head.dv, s.dp, {block.p, 1, s.mp}, block.out, s.dp, s.m, count, s.dp, true);
   multiply(head.dk, s.dp, {block.ds, 1, s.mp}, block.q, s.dp, s.m, count, s.dp, true);
   multiply(block.out, s.dp, {block.ds, s.mp, 1}, head.k, s.dp, count, s.m, s.dp);
-  scatter(block.out, s.dp, a, a.dq, problem, h, first, count, a.scale);
+  scatter(block.out, s, locate(a, a.dq, problem, h), first, count, a.scale);
 }
 
 void store(const Head& head, const Attention& a, const Sizes& s, int64_t problem, int64_t h) {
-  scatter(head.dk, s.dp, a, a.dk, problem, h, 0, s.m, a.scale);
-  scatter(head.dv, s.dp, a, a.dv, problem, h, 0, s.m, 1.0f);
+  scatter(head.dk, s, locate(a, a.dk, problem, h), 0, s.m, a.scale);
+  scatter(head.dv, s, locate(a, a.dv, problem, h), 0, s.m, 1.0f);
 }
 
 // ---- dense bias: one head of the problems of a slot, or of a part of them ----
@@ -323,7 +325,7 @@ void dense(const Attention& a, bool backward, int64_t threads) {
 
 // Where a vector of points is read from the table for one query: the first of its four cells, how
 // far it is from there, and 1 or 0 where it has or has no gradient, being outside.
-struct Places {
+struct Reading {
   ivec cell;
   vec right, down, inside_x, inside_y;
 };
@@ -341,7 +343,7 @@ inline vec within(vec x, float last) {  // NaN, too, ends up inside
 }
 
 // A query at (y, x) and points: half the way, in cells of the table, is last/2 + (query − point)·last/4.
-inline Places places_of(const Attention& a, const Table& table, const float* query, const float* y,
+inline Reading reading_of(const Attention& a, const Table& table, const float* query, const float* y,
                         const float* x) {
   const float last_y = a.table_rows - 1, last_x = a.table_columns - 1;
   const vec at_y = (query[0] - at(y)) * (0.25f * last_y) + 0.5f * last_y;
@@ -365,15 +367,15 @@ void read_bias(const Attention& a, const Sizes& s, const Table& table, const flo
                int64_t first, int64_t count, float* bias) {
   for (int64_t n = 0; n < count; ++n)
     for (int64_t j = 0; j < s.mp; j += WIDTH) {
-      const Places place = places_of(a, table, a.grid + 2 * (first + n), y + j, x + j);
+      const Reading r = reading_of(a, table, a.grid + 2 * (first + n), y + j, x + j);
       float* to = bias + n * s.mp + j;
       for (int i = 0; i < WIDTH; ++i) {
-        const int64_t c = place.cell[i], below = c + table.columns;
+        const int64_t c = r.cell[i], below = c + table.columns;
         const vec4 left = cell(table.values, c), right = cell(table.values, c + 1);
         const vec4 low_left = cell(table.values, below), low_right = cell(table.values, below + 1);
-        const vec4 upper = left + place.right[i] * (right - left);
-        const vec4 lower = low_left + place.right[i] * (low_right - low_left);
-        const vec4 value = upper + place.down[i] * (lower - upper);
+        const vec4 upper = left + r.right[i] * (right - left);
+        const vec4 lower = low_left + r.right[i] * (low_right - low_left);
+        const vec4 value = upper + r.down[i] * (lower - upper);
         for (int t = 0; t < TOGETHER; ++t) to[t * BLOCK * s.mp + i] = value[t];
       }
       if (j + WIDTH > s.m)
@@ -389,14 +391,14 @@ void read_bias_backward(const Attention& a, const Sizes& s, const Table& table, 
   const float per_y = -0.25f * (a.table_rows - 1), per_x = -0.25f * (a.table_columns - 1);
   for (int64_t n = 0; n < count; ++n)
     for (int64_t j = 0; j < s.m; j += WIDTH) {
-      const Places place = places_of(a, table, a.grid + 2 * (first + n), y + j, x + j);
+      const Reading r = reading_of(a, table, a.grid + 2 * (first + n), y + j, x + j);
       const float* from = dbias + n * s.mp + j;
       vec to_y{}, to_x{};
       for (int i = 0; i < std::min<int64_t>(WIDTH, s.m - j); ++i) {
         vec4 g;
         for (int t = 0; t < TOGETHER; ++t) g[t] = from[t * BLOCK * s.mp + i];
-        const float fx = place.right[i], fy = place.down[i];
-        const int64_t c = place.cell[i], below = c + table.columns;
+        const float fx = r.right[i], fy = r.down[i];
+        const int64_t c = r.cell[i], below = c + table.columns;
         const vec4 left = cell(table.values, c), right = cell(table.values, c + 1);
         const vec4 low_left = cell(table.values, below), low_right = cell(table.values, below + 1);
         const vec4 by_x = g * ((right - left) * (1 - fy) + (low_right - low_left) * fy);
@@ -409,8 +411,8 @@ void read_bias_backward(const Attention& a, const Sizes& s, const Table& table, 
         cell(table.gradients, below) += lower * (1 - fx);
         cell(table.gradients, below + 1) += lower * fx;
       }
-      at(dy + j) += to_y * place.inside_y * per_y;
-      at(dx + j) += to_x * place.inside_x * per_x;
+      at(dy + j) += to_y * r.inside_y * per_y;
+      at(dx + j) += to_x * r.inside_x * per_x;
     }
 }
 

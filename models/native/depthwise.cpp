@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-extern "C" struct Depthwise {  // what depthwise.py hands over
+struct Depthwise {  // what depthwise.py hands over
   int64_t images, side, groups, channels, kernel, stride;
 };
 

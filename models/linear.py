@@ -75,7 +75,7 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = F
 def weight_and_bias_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Of weight C'×C and bias C', from the gradient of the result, …×C', and the input x, …×C."""
     gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)
-    if not runs_native(gradient, x):
+    if not (len(x) and runs_native(gradient, x)):
         return gradient.t() @ x, gradient.sum(dim=0)
     of_weight, of_bias = torch.empty_like(weight), weight.new_empty(len(weight))
     tensors = (gradient.contiguous(), x.contiguous(), of_weight, of_bias)

@@ -73,7 +73,7 @@ class WindowAttention(nn.Module):
             qkv = self.qkv(x, norm).flatten(1, 2)
             bias = self.kept_bias(self.position_bias_table, self._bias)
             out = window_attention(qkv, bias, self.places)
-            return self.output(out.view(B, H, W, -1))
+            return self.output(out.view(x.shape))
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
         qkv = self.qkv(partition(x, self.window), norm)  # (B·n)×N×3C

@@ -115,7 +115,7 @@ def test_delegate_attention(heads: int, groups: int, width: int, side: int, poin
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("tokens", "inputs", "outputs"), [(5, 3, 7), (1, 1, 1), (801, 50, 70), (1300, 64, 30)]
+    ("tokens", "inputs", "outputs"), [(0, 4, 3), (5, 3, 7), (1, 1, 1), (801, 50, 70), (1300, 64, 30)]
 )
 def test_gradients_of_weights(tokens: int, inputs: int, outputs: int) -> None:
     x, gradient = random(tokens, inputs), random(tokens, outputs, seed=1)
@@ -200,6 +200,13 @@ def test_gradient_of_a_bias_table_is_the_same_each_time() -> None:
     table = layer.position_bias_table
     first, *others = [torch.autograd.grad(layer._bias(), table, direction)[0] for _ in range(20)]
     assert all(torch.equal(first, other) for other in others)
+
+
+@needs_compiler
+def test_no_images() -> None:
+    model = nano(point_pooling="image")
+    for parameter in gradients(model, photographs(0))[1:]:
+        assert parameter.isnan().any() or not parameter.any()  # the mean over nothing is NaN
 
 
 @needs_compiler

@@ -115,7 +115,8 @@ def test_delegate_attention(heads: int, groups: int, width: int, side: int, poin
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("tokens", "inputs", "outputs"), [(0, 4, 3), (5, 3, 7), (1, 1, 1), (801, 50, 70), (1300, 64, 30)]
+    ("tokens", "inputs", "outputs"),
+    [(0, 4, 3), (5, 3, 7), (1, 1, 1), (801, 50, 70), (1300, 64, 30)],
 )
 def test_gradients_of_weights(tokens: int, inputs: int, outputs: int) -> None:
     x, gradient = random(tokens, inputs), random(tokens, outputs, seed=1)

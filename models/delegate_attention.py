@@ -193,17 +193,17 @@ class DelegateAttention(nn.Module):
             # (1 | B)×h×w×(2 | 1)
             interest, gate = self._interest_and_gate(x if whole is None else whole)
             offsets, points = self._points(offsets, interest, gate, B)  # B×G×h×w×2
-            sampled = sample_groups(x, points.flatten(2, 3)).to(q.dtype)  # B×N×C
+            places = points.flatten(2, 3)  # B×G×N×2
+            sampled = sample_groups(x, places).to(q.dtype)  # B×N×C
+        k, v = self.key(sampled), self.value(sampled)
         grid = regular_grid(H, W, points.device, points.dtype).flatten(0, 1)  # HW×2
         table = self.position_bias_table
         if trace is None and runs_native(q, points, table):
-            k, v = self.key(sampled), self.value(sampled)
-            points = points.flatten(2, 3)
-            out = delegate_attention(q.flatten(1, 2), k, v, table, points, grid)
+            out = delegate_attention(q.flatten(1, 2), k, v, table, places, grid)
             return self.output(out.view(B, H, W, C))
         q, k, v = (
             t.view(B, -1, h, C // h).transpose(1, 2)  # B×h×(HW | N)×(C/h)
-            for t in (q, self.key(sampled), self.value(sampled))
+            for t in (q, k, v)
         )
         if trace is None:
             return self._merge(self._attend_in_parts(q, k, v, points, grid), (H, W))

@@ -291,10 +291,9 @@ def test_without_a_compiler_and_with_one_that_fails(tmp_path: Path) -> None:
         assert (warning in told) if warning else not told.strip()
 
 
+@needs_compiler
 def test_layers_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the tests above, and the golden ones, are of what networks run."""
-    if native_code.library() is None:
-        pytest.skip("no compiler")
     called: list[str] = []
     original = native_code.call
     for module in ("fused_attention", "gelu", "linear", "sampling", "depthwise"):

@@ -88,7 +88,6 @@ extern "C" void weight_gradient(const float* g, const float* x, float* weight, f
       for (int64_t i = 0; i < g_panels; ++i) {
         float* panel = packed_g.get() + i * depth * ROWS;
         pack<ROWS>(panel, rows_g, outputs, outputs, i * ROWS, depth);
-        if (!bias) continue;
         float sums[ROWS] = {};
         for (int64_t k = 0; k < depth; ++k)
           for (int r = 0; r < ROWS; ++r) sums[r] += panel[k * ROWS + r];

@@ -3,8 +3,8 @@
     python benchmarks/matmul_speed.py                   # delegate_base, batch 8, 2 threads
 
 GFLOP/s over all shapes of linear layers, each as often as the network has it: the result, the
-gradient of its input, the gradients of its weights and bias (`models/native/weight_gradient.cpp`).
-Kept: the weight in oneDNN's own order, as in evaluation.
+gradient of its input, the gradients of its weights and bias (`models/native/linear.cpp`). Kept: the
+weight in the order in which it is read, as in evaluation.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,9 +26,10 @@ from errors import UserError, run_cli
 from models import build_model
 from models.linear import (
     Linear,
-    onednn_linear,
-    runs_on_onednn,
-    weight_and_bias_gradients,
+    native_input_gradient,
+    native_linear,
+    native_weight_gradients,
+    ordered_weight,
 )
 from models.native_code import runs_native
 from util import keep_freed_memory
@@ -42,7 +44,7 @@ def shapes(name: str, batch: int) -> Counter[Shape]:
         images = torch.empty(batch, 3, model.config.image_size, model.config.image_size)
     found: Counter[Shape] = Counter()
 
-    def count(layer: Linear, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def count(layer: Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found[output.numel() // layer.out_features, layer.in_features, layer.out_features] += 1
 
     for layer in model.modules():
@@ -57,22 +59,30 @@ def products(shape: Shape) -> dict[tuple[str, str], Callable[[], object]]:
     tokens, dim_in, dim_out = shape
     x, gradient = torch.randn(tokens, dim_in), torch.randn(tokens, dim_out)
     weight, bias = torch.randn(dim_out, dim_in), torch.randn(dim_out)
-    kept = torch.ops.mkldnn._reorder_linear_weight(weight)
+    onednn_weight, ordered = torch.ops.mkldnn._reorder_linear_weight(weight), ordered_weight(weight)
     return {
         ("result", "MKL"): lambda: F.linear(x, weight, bias),
         ("result", "oneDNN"): lambda: onednn_linear(x, weight, bias),
-        ("result", "oneDNN, kept"): lambda: onednn_linear(x, kept, bias),
+        ("result", "our own"): lambda: native_linear(x, weight, bias),
+        ("result", "oneDNN, kept"): lambda: onednn_linear(x, onednn_weight, bias),
+        ("result", "our own, kept"): lambda: native_linear(x, weight, bias, ordered=ordered),
         ("gradient of the input", "MKL"): lambda: gradient @ weight,
         ("gradient of the input", "oneDNN"): lambda: onednn_linear(gradient, weight.t(), None),
+        ("gradient of the input", "our own"): lambda: native_input_gradient(gradient, weight),
         ("gradients of weights and bias", "MKL"): lambda: (gradient.t() @ x, gradient.sum(0)),
         ("gradients of weights and bias", "oneDNN"): lambda: (
             onednn_linear(gradient.t(), x.t(), None),
             gradient.sum(0),
         ),
-        ("gradients of weights and bias", "our own"): lambda: weight_and_bias_gradients(
+        ("gradients of weights and bias", "our own"): lambda: native_weight_gradients(
             gradient, x, weight
         ),
     }
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What F.linear gives."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def total_seconds(counts: Counter[Shape], repeats: int) -> dict[tuple[str, str], list[float]]:
@@ -93,8 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     add_arguments(parser)
     args = parser.parse_args(argv)
-    one = torch.empty(1)
-    if not (runs_on_onednn(one, one) and runs_native(one)):
+    if not (runs_native(torch.empty(1)) and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         raise UserError("there is nothing to compare: no oneDNN for x86-64, or no compiler")
     keep_freed_memory()
     torch.set_num_threads(args.threads)

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from models.color_spaces import ColorHead, DistributionHead, Head, PlainHead
 from models.delegate_attention import DelegateAttention, DelegateTrace, PointOptions
-from models.gelu import gelu
 from models.linear import Linear
 from models.options import AVA_BINS, Architecture, ModelConfig
 from models.training_cost import add_branch
@@ -54,9 +52,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """…×C → …×C: the MLP of norm(x)."""
-        if torch.is_grad_enabled():  # the GELU before the second layer: made again in backward
-            return self.project(self.expand(x, norm), before=gelu)
-        return self.project(self.expand(x, norm, gelu=True))
+        return self.project(self.expand(x, norm), gelu=True)
 
 
 class Block(nn.Module):

@@ -1,12 +1,12 @@
-"""Linear layers: on a CPU by oneDNN's kernels, and with their input made again in backward.
+"""Linear layers: on a CPU by code of our own, with their input made again in the backward pass.
 
-PyTorch multiplies float32 matrices on a CPU by MKL, which is about a tenth slower than oneDNN on
-AMD's processors (`benchmarks/RESULTS.md`); both come with it and round alike.
+PyTorch multiplies float32 matrices on a CPU by MKL, which is slower on AMD's processors, reads and
+writes GELU's numbers in passes of their own, and sums the bias's gradient in another
+(`benchmarks/matmul_speed.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,105 +17,119 @@ from torch.autograd.graph import get_gradient_edge
 from models.gelu import gelu as gelu_function
 from models.kept import Kept
 from models.native_code import call, runs_native
-from models.precision import is_plain_float32
 from models.training_cost import recomputed
 
-Before = Callable[[Tensor], Tensor]
+PANEL = 32  # native/linear.cpp orders weights in panels of so many outputs, or of half as many
 
 
 class Linear(nn.Linear):
-    """x → W·before(x) + b, and with `gelu` its GELU.
+    """x → W·x + b, of norm(x) where a norm is given, of GELU(x) where `gelu`.
 
-    `before` is a module, or a function that reads no parameters. For the backward pass x is kept,
-    and before(x) is made again.
+    For the backward pass x is kept; norm(x) and GELU(x) are made again.
     """
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__(dim_in, dim_out)
-        self.kept_weight = Kept()  # in the order in which oneDNN reads it
+        self.kept_weight = Kept()  # in the order in which our own code reads it
 
-    def forward(self, x: Tensor, before: Before | None = None, gelu: bool = False) -> Tensor:
+    def forward(self, x: Tensor, norm: nn.Module | None = None, gelu: bool = False) -> Tensor:
         """…×C → …×C'."""
-        on_onednn = runs_on_onednn(x, self.weight)
-        if on_onednn and not torch.is_grad_enabled():
-            weight = self.kept_weight(self.weight, self._ordered_weight)
-            return onednn_linear(_apply(before, x), weight, self.bias, gelu)
-        if on_onednn:
-            parameters = before.parameters() if isinstance(before, nn.Module) else ()
-            x = _OneDnnLinear.apply(x, self.weight, self.bias, before, *parameters)
-        elif before is None:
-            x = super().forward(x)
-        else:
-            x = recomputed(lambda x: super(Linear, self).forward(before(x)), x)
-        return gelu_function(x) if gelu else x
-
-    def _ordered_weight(self) -> Tensor:
-        return torch.ops.mkldnn._reorder_linear_weight(self.weight.detach())
+        if x.numel() and runs_native(x, self.weight):
+            if not torch.is_grad_enabled():
+                ordered = self.kept_weight(self.weight, lambda: ordered_weight(self.weight))
+                x = x if norm is None else norm(x)
+                return native_linear(x, self.weight, self.bias, gelu, ordered)
+            parameters = () if norm is None else norm.parameters()
+            return _Linear.apply(x, self.weight, self.bias, norm, gelu, *parameters)
+        if norm is None and not gelu:
+            return super().forward(x)
+        return recomputed(lambda x: super(Linear, self).forward(_before(x, norm, gelu)), x)
 
 
-def _apply(function: Before | None, x: Tensor) -> Tensor:
-    return x if function is None else function(x)
+def _before(x: Tensor, norm: nn.Module | None, gelu: bool) -> Tensor:
+    x = x if norm is None else norm(x)
+    return gelu_function(x) if gelu else x
 
 
-def runs_on_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether `onednn_linear` serves: float32 on an x86-64 CPU, and torch built with oneDNN."""
-    return (
-        is_plain_float32(x, weight)
-        and torch.backends.mkldnn.enabled
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
+def ordered_weight(weight: Tensor) -> Tensor:
+    """C'×C in the order in which native/linear.cpp multiplies by it."""
+    weight = weight.detach().contiguous()
+    outputs, inputs = weight.shape
+    ordered = weight.new_empty(-(-outputs // PANEL) * PANEL * inputs)
+    call("linear_order", weight, ordered, inputs, outputs)
+    return ordered
 
 
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    """What F.linear gives, or its GELU in the same pass. Knows no gradients."""
-    activation, algorithm = ("gelu", "none") if gelu else ("none", "")
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+def native_linear(
+    x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False, ordered: Tensor | None = None
+) -> Tensor:
+    """…×C → …×C': W·x + b, or W·GELU(x) + b; ordered: what `ordered_weight` made of W. Knows no
+    gradients."""
+    outputs, inputs = weight.shape
+    result = x.new_empty(*x.shape[:-1], outputs)
+    tensors = (x.contiguous(), weight.contiguous(), ordered, bias.contiguous(), result)
+    call("linear", *tensors, x.numel() // inputs, inputs, outputs, gelu)
+    return result
 
 
-def weight_and_bias_gradients(gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Of weight C'×C and bias C', from the gradient of the result, …×C', and the input x, …×C."""
-    gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)
-    if not (len(x) and runs_native(gradient, x)):
-        return gradient.t() @ x, gradient.sum(dim=0)
-    of_weight, of_bias = torch.empty_like(weight), weight.new_empty(len(weight))
+def native_input_gradient(gradient: Tensor, weight: Tensor, x: Tensor | None = None) -> Tensor:
+    """…×C' → …×C: the gradient of the input x of W·x, or of W·GELU(x) where x is given."""
+    outputs, inputs = weight.shape
+    result = gradient.new_empty(*gradient.shape[:-1], inputs)
+    tensors = (gradient.contiguous(), weight.contiguous(), x, result)
+    call("linear_input_gradient", *tensors, gradient.numel() // outputs, inputs, outputs)
+    return result
+
+
+def native_weight_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, gelu: bool = False
+) -> tuple[Tensor, Tensor]:
+    """C'×C and C': the gradients of the weight and bias of W·x + b, or of W·GELU(x) + b, from that
+    of the result, …×C'."""
+    outputs, inputs = weight.shape
+    of_weight, of_bias = weight.new_empty(weight.shape), weight.new_empty(outputs)
     tensors = (gradient.contiguous(), x.contiguous(), of_weight, of_bias)
-    call("weight_gradient", *tensors, len(x), *weight.shape)
+    call("linear_weight_gradient", *tensors, x.numel() // inputs, inputs, outputs, gelu)
     return of_weight, of_bias
 
 
-class _OneDnnLinear(torch.autograd.Function):
-    """`Linear`'s result and gradients. The gradient of the weights, a product over all tokens, is
-    left to MKL, which shares such long sums among threads better."""
+class _Linear(torch.autograd.Function):
+    """`Linear`'s result and gradients by our own code."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor,
-        bias: Tensor | None,
-        before: Before | None,
+        bias: Tensor,
+        norm: nn.Module | None,
+        gelu: bool,
         *parameters: Tensor,
     ) -> Tensor:
+        x = x.contiguous()
         ctx.save_for_backward(x, weight, *parameters)
-        ctx.before = before
-        return onednn_linear(_apply(before, x), weight, bias)
+        ctx.norm, ctx.gelu = norm, gelu
+        return native_linear(x if norm is None else norm(x), weight, bias, gelu)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *parameters = ctx.saved_tensors
-        for_x, for_weight, for_bias, _, *for_parameters = ctx.needs_input_grad
+        for_x, for_weight, for_bias, _, _, *for_parameters = ctx.needs_input_grad
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            made = _apply(ctx.before, x)
+            made = x if ctx.norm is None else ctx.norm(x)
             edge = get_gradient_edge(made)  # all that is asked of it once the weights have theirs
-        of_parameters = None, None
+        made = made.detach()
+        of_weight = of_bias = None
         if for_weight or for_bias:
-            of_parameters = weight_and_bias_gradients(gradient, made.detach(), weight)
-        del made
+            of_weight, of_bias = native_weight_gradients(gradient, made, weight, ctx.gelu)
         needed = [for_x, *for_parameters]
         asked = [leaf for leaf, need in zip([x, *parameters], needed, strict=True) if need]
-        made_gradient = onednn_linear(gradient, weight.t(), None) if asked else None
-        found = iter(torch.autograd.grad(edge, asked, made_gradient) if asked else ())
-        x_gradient, *parameter_gradients = (next(found) if need else None for need in needed)
-        return x_gradient, *of_parameters, None, *parameter_gradients
+        of_made = None
+        if asked:
+            of_made = native_input_gradient(gradient, weight, made if ctx.gelu else None)
+        del made
+        found = iter(torch.autograd.grad(edge, asked, of_made) if asked else ())
+        of_x, *of_parameters = (next(found) if need else None for need in needed)
+        return of_x, of_weight, of_bias, None, None, *of_parameters

@@ -36,16 +36,19 @@ def runs_native(*tensors: Tensor) -> bool:
     return is_plain_float32(*tensors) and library() is not None
 
 
-def call(function: str, *arguments: Tensor | ctypes.Structure | int) -> None:
+Argument = Tensor | ctypes.Structure | int | None
+
+
+def call(function: str, *arguments: Argument) -> None:
     """Call a function of `library`; of contiguous tensors it gets the addresses, of structures,
-    too. Last comes the number of threads."""
+    too, null of None. Last comes the number of threads."""
     given = [_argument(argument) for argument in (*arguments, torch.get_num_threads())]
     getattr(library(), function)(*given)
 
 
-def _argument(argument: Tensor | ctypes.Structure | int) -> object:
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
+def _argument(argument: Argument) -> object:
+    if argument is None or isinstance(argument, Tensor):
+        return ctypes.c_void_p(None if argument is None else argument.data_ptr())
     return ctypes.c_int64(argument) if isinstance(argument, int) else ctypes.byref(argument)
 
 

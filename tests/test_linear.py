@@ -1,17 +1,23 @@
-"""Linear layers by oneDNN: the results and gradients of F.linear, whatever comes before."""
+"""Linear layers by our own code: the results and gradients of F.linear, whatever comes before."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.linear import Linear, onednn_linear, runs_on_onednn
+from models import linear as linear_module
+from models.linear import Linear
+from models.native_code import runs_native
+
+# Without our own code there would be nothing to compare F.linear to.
+needs_native_code = pytest.mark.skipif(
+    not runs_native(torch.ones(1)), reason="no x86-64 compiler: torch's operators are used"
+)
 
 
 def layer(dim_in: int = 24, dim_out: int = 40) -> Linear:
@@ -24,67 +30,65 @@ def inputs(*shape: int) -> Tensor:
 
 
 @pytest.fixture
-def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, ...]]]:
-    """Shapes of what oneDNN has multiplied: without it these tests would compare F.linear to
-    itself."""
-    shapes: list[tuple[int, ...]] = []
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the native functions that ran."""
+    names: list[str] = []
+    call = linear_module.call
 
-    def counted(x: Tensor, weight: Tensor, *args: object, **kwargs: object) -> Tensor:
-        shapes.append(tuple(x.shape))
-        return onednn_linear(x, weight, *args, **kwargs)
+    def counted(function: str, *arguments: object) -> None:
+        names.append(function)
+        call(function, *arguments)
 
-    monkeypatch.setattr("models.linear.onednn_linear", counted)
-    yield shapes
-    assert shapes or not runs_on_onednn(torch.ones(1), torch.ones(1))
+    monkeypatch.setattr(linear_module, "call", counted)
+    return names
 
 
 @pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 4, 24), (0, 24)])
-def test_scores_without_gradients(shape: tuple[int, ...], products: list) -> None:
+def test_scores_without_gradients(shape: tuple[int, ...]) -> None:
     net, x = layer(), inputs(*shape)
     with torch.inference_mode():
         for _ in range(2):  # the second time with the kept weight
             torch.testing.assert_close(net(x), F.linear(x, net.weight, net.bias))
 
 
-def test_maps_that_lie_in_another_order(products: list) -> None:
+def test_maps_that_lie_in_another_order() -> None:
     net, x = layer(), inputs(2, 24, 3, 5).permute(0, 2, 3, 1)
     expected = F.linear(x, net.weight, net.bias)
     torch.testing.assert_close(net(x), expected)
+    torch.testing.assert_close(net(x, gelu=True), F.linear(F.gelu(x), net.weight, net.bias))
     with torch.no_grad():
         torch.testing.assert_close(net(x), expected)
 
 
-def test_gelu_in_the_same_pass(products: list) -> None:
-    net, x = layer(), 3 * inputs(6, 24)
-    expected = F.gelu(F.linear(x, net.weight, net.bias))
-    with torch.no_grad():
-        torch.testing.assert_close(net(x, gelu=True), expected)
-    torch.testing.assert_close(net(x, gelu=True), expected)
-
-
-@pytest.mark.parametrize("kind", ["nothing", "norm", "gelu", "frozen norm", "frozen layer"])
+@pytest.mark.parametrize("kind", ["nothing", "norm", "gelu", "both", "frozen norm", "frozen layer"])
 @pytest.mark.parametrize("input_gradient", [True, False])
-def test_gradients(kind: str, input_gradient: bool, products: list) -> None:
+def test_gradients(kind: str, input_gradient: bool) -> None:
     net, norm = layer(), nn.LayerNorm(24)
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2)
         norm.bias.normal_()
     norm.requires_grad_(kind != "frozen norm")
     net.requires_grad_(kind != "frozen layer")
-    before = {"nothing": None, "gelu": nn.GELU()}.get(kind, norm)
-    leaves = [p for p in (*net.parameters(), *norm.parameters()) if p.requires_grad]
-    if before is not norm:
-        leaves = list(net.parameters())
+    gelu = kind in ("gelu", "both")
+    before = None if kind in ("nothing", "gelu") else norm
+    parameters = [*net.parameters(), *(norm.parameters() if before else ())]
+    leaves = [p for p in parameters if p.requires_grad]
     x = inputs(4, 7, 24).requires_grad_(input_gradient)
     leaves += [x] if input_gradient else []
+    made = x if before is None else norm(x)
+    made = F.linear(F.gelu(made) if gelu else made, net.weight, net.bias)
+    found = net(x, before, gelu)
+    torch.testing.assert_close(found, made)
     direction = inputs(4, 7, 40)
-    made = x if before is None else before(x)
-    expected = torch.autograd.grad((F.linear(made, net.weight, net.bias) * direction).sum(), leaves)
-    found = torch.autograd.grad((net(x, before) * direction).sum(), leaves)
+    expected = torch.autograd.grad((made * direction).sum(), leaves)
+    found = torch.autograd.grad((found * direction).sum(), leaves)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x, before, gelu), made)
 
 
-def test_what_comes_before_is_not_kept() -> None:
+@pytest.mark.parametrize("gelu", [False, True])
+def test_what_comes_before_is_not_kept(gelu: bool) -> None:
     net, norm = layer(24, 24), nn.LayerNorm(24)
     x = inputs(5, 24).requires_grad_()
     kept: list[Tensor] = []
@@ -94,7 +98,7 @@ def test_what_comes_before_is_not_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        net(x, norm)
+        net(x, norm, gelu)
     own = [x, net.weight, *norm.parameters()]
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in own}
 
@@ -108,6 +112,7 @@ def test_weights_changed_in_between_are_an_error() -> None:
         out.sum().backward()
 
 
+@needs_native_code
 def test_kept_weight_follows_the_weight_and_stays_behind() -> None:
     net, x = layer().eval(), inputs(5, 24)
     with torch.no_grad():
@@ -123,11 +128,17 @@ def test_kept_weight_follows_the_weight_and_stays_behind() -> None:
     assert list(net.state_dict()) == ["weight", "bias"]
 
 
-def test_other_precisions_are_torchs(products: list) -> None:
+@needs_native_code
+def test_float32_is_ours_and_other_precisions_are_torchs(called: list[str]) -> None:
     net, x = layer(), inputs(5, 24)
     with torch.autocast("cpu", torch.bfloat16):
         assert net(x).dtype == torch.bfloat16
     assert copy.deepcopy(net).double()(x.double()).dtype == torch.float64
-    assert products == []
-    net(x)
-    assert products == [(5, 24)]
+    assert net(x[:0]).shape == (0, 40)
+    assert called == []
+    net(x.requires_grad_()).sum().backward()
+    assert called == ["linear", "linear_weight_gradient", "linear_input_gradient"]
+    with torch.no_grad():
+        net(x)
+        net(x)
+    assert called[3:] == ["linear_order", "linear", "linear"]

@@ -19,7 +19,13 @@ from models.delegate_attention import DelegateAttention, regular_grid
 from models.depthwise import GroupedDepthwise
 from models.fused_attention import delegate_attention, window_attention
 from models.gelu import gelu
-from models.linear import weight_and_bias_gradients
+from models.linear import (
+    Linear,
+    native_input_gradient,
+    native_linear,
+    native_weight_gradients,
+    ordered_weight,
+)
 from models.sampling import sample_bilinear, sample_groups
 from models.window_attention import WindowAttention, partition, unpartition
 
@@ -114,17 +120,64 @@ def test_delegate_attention(heads: int, groups: int, width: int, side: int, poin
 
 
 @needs_compiler
+@pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize(
     ("tokens", "inputs", "outputs"),
-    [(0, 4, 3), (5, 3, 7), (1, 1, 1), (801, 50, 70), (1300, 64, 30)],
+    [
+        (1, 1, 1),
+        (5, 3, 7),
+        (57, 32, 64),  # whole panels of columns
+        (801, 50, 70),
+        (1300, 64, 30),  # sums over tokens in parts
+        (30, 1100, 65),  # sums over inputs in parts
+        (29, 70, 1100),  # and over outputs
+        (2100, 2100, 16),  # more than is packed at a time
+    ],
 )
-def test_gradients_of_weights(tokens: int, inputs: int, outputs: int) -> None:
-    x, gradient = random(tokens, inputs), random(tokens, outputs, seed=1)
-    of_weight, of_bias = weight_and_bias_gradients(gradient, x, torch.empty(outputs, inputs))
-    expected = gradient.double().t() @ x.double()
-    bound = 1e-6 * expected.abs().max().item()
-    torch.testing.assert_close(of_weight.double(), expected, rtol=0, atol=bound)
-    torch.testing.assert_close(of_bias.double(), gradient.double().sum(0), rtol=1e-5, atol=1e-4)
+def test_linear(tokens: int, inputs: int, outputs: int, gelu: bool) -> None:
+    x = random(tokens, inputs)
+    weight, bias = random(outputs, inputs, seed=1), random(outputs, seed=2)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        layer = Linear(inputs, outputs)
+        if torch.is_grad_enabled():
+            return torch.func.functional_call(
+                layer, {"weight": weight, "bias": bias}, (x, None, gelu)
+            )
+        results = [
+            native_linear(x, weight, bias, gelu, ordered)
+            for ordered in (None, ordered_weight(weight))
+        ]
+        assert torch.equal(*results)
+        return results[0]
+
+    def torchs(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(F.gelu(x) if gelu else x, weight, bias)
+
+    assert_same(ours, torchs, x, weight, bias)
+
+
+@needs_compiler
+def test_a_row_is_the_same_among_others_and_by_any_number_of_threads() -> None:
+    x, weight, bias = random(200, 600), random(70, 600, seed=1), random(70, seed=2)
+    gradient = random(200, 70, seed=3)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = native_linear(x, weight, bias, gelu=True)
+        of_input = native_input_gradient(gradient, weight, x)
+        of_weight, of_bias = native_weight_gradients(gradient, x, weight, gelu=True)
+        for threads in (1, 2, 3, 16):
+            torch.set_num_threads(threads)
+            for rows in (slice(0, 200), slice(3, 4), slice(100, 131)):
+                assert torch.equal(native_linear(x[rows], weight, bias, gelu=True), expected[rows])
+                found = native_input_gradient(gradient[rows], weight, x[rows])
+                assert torch.equal(found, of_input[rows])
+            found, found_bias = native_weight_gradients(gradient, x, weight, gelu=True)
+            assert torch.equal(found, of_weight)
+            assert torch.equal(found_bias, of_bias)
+    finally:
+        torch.set_num_threads(before)
 
 
 @needs_compiler
@@ -305,6 +358,7 @@ def test_layers_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model(photographs()).sum().backward()
     forward_and_backward = {"gelu", "sample", "depthwise"}
     expected = forward_and_backward | {f"{name}_gradient" for name in forward_and_backward}
-    assert set(called) == expected | {"attention", "weight_gradient"}
+    expected |= {"linear", "linear_input_gradient", "linear_weight_gradient"}
+    assert set(called) == expected | {"attention"}
     delegates = sum(isinstance(m, DelegateAttention) for m in model.modules())
     assert called.count("sample") == delegates

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #ifdef __AVX512F__
@@ -31,4 +32,18 @@ inline vec exponential(vec x) {
   p = p * (r * r) + r + 1.0f;
   const ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
   return p * (vec)power;
+}
+
+// to[i] = function(a[i], b[i]) of n numbers; the last ones by way of whole vectors of their own.
+template <typename Function>
+inline void each(const float* a, const float* b, float* to, int64_t n, Function function) {
+  int64_t i = 0;
+  for (; i + WIDTH <= n; i += WIDTH)
+    *reinterpret_cast<loose*>(to + i) =
+        function(*reinterpret_cast<const loose*>(a + i), *reinterpret_cast<const loose*>(b + i));
+  if (i == n) return;
+  vec last_a{}, last_b{};
+  for (int64_t j = i; j < n; ++j) last_a[j - i] = a[j], last_b[j - i] = b[j];
+  const vec last = function(last_a, last_b);
+  for (int64_t j = i; j < n; ++j) to[j] = last[j - i];
 }

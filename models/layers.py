@@ -50,9 +50,9 @@ class Mlp(nn.Module):
         self.expand = Linear(dim, 4 * dim)
         self.project = Linear(4 * dim, dim)
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """…×C → …×C: the MLP of norm(x)."""
-        return self.project(self.expand(x, norm), gelu=True)
+    def forward(self, x: Tensor) -> Tensor:
+        """…×C → …×C."""
+        return self.project(self.expand(x), gelu=True)
 
 
 class Block(nn.Module):
@@ -72,13 +72,13 @@ class Block(nn.Module):
         """B×H×W×C → B×H×W×C."""
         drop_rate = self.drop_path if self.training else 0.0
         x = add_branch(x, lambda part: self._attend(part, x, trace), drop_rate)
-        return add_branch(x, lambda part: self.mlp(part, self.mlp_norm), drop_rate)
+        return add_branch(x, lambda part: self.mlp(self.mlp_norm(part)), drop_rate)
 
     def _attend(self, x: Tensor, whole: Tensor, trace: list[DelegateTrace] | None) -> Tensor:
         """Attention of the images x, a part of the batch `whole`."""
         norm = self.attention_norm
         if isinstance(self.attention, WindowAttention):
-            return self.attention(x, norm)
+            return self.attention(norm(x))
         pools_over_whole = whole is not x and self.attention.point_pooling != "image"
         return self.attention(norm(x), trace, norm(whole) if pools_over_whole else None)
 

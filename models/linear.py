@@ -1,4 +1,4 @@
-"""Linear layers: on a CPU by code of our own, with their input made again in the backward pass.
+"""Linear layers: on a CPU by code of our own, with GELU of their input made again in backward.
 
 PyTorch multiplies float32 matrices on a CPU by MKL, which is slower on AMD's processors, reads and
 writes GELU's numbers in passes of their own, and sums the bias's gradient in another
@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.autograd.graph import get_gradient_edge
 
 from models.gelu import gelu as gelu_function
 from models.kept import Kept
@@ -23,32 +22,22 @@ PANEL = 32  # native/linear.cpp orders weights in panels of so many outputs, or 
 
 
 class Linear(nn.Linear):
-    """x → W·x + b, of norm(x) where a norm is given, of GELU(x) where `gelu`.
-
-    For the backward pass x is kept; norm(x) and GELU(x) are made again.
-    """
+    """x → W·x + b, or W·GELU(x) + b, for whose backward pass x alone is kept."""
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__(dim_in, dim_out)
         self.kept_weight = Kept()  # in the order in which our own code reads it
 
-    def forward(self, x: Tensor, norm: nn.Module | None = None, gelu: bool = False) -> Tensor:
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """…×C → …×C'."""
         if x.numel() and runs_native(x, self.weight):
-            if not torch.is_grad_enabled():
-                ordered = self.kept_weight(self.weight, lambda: ordered_weight(self.weight))
-                x = x if norm is None else norm(x)
-                return native_linear(x, self.weight, self.bias, gelu, ordered)
-            parameters = () if norm is None else norm.parameters()
-            return _Linear.apply(x, self.weight, self.bias, norm, gelu, *parameters)
-        if norm is None and not gelu:
-            return super().forward(x)
-        return recomputed(lambda x: super(Linear, self).forward(_before(x, norm, gelu)), x)
-
-
-def _before(x: Tensor, norm: nn.Module | None, gelu: bool) -> Tensor:
-    x = x if norm is None else norm(x)
-    return gelu_function(x) if gelu else x
+            if torch.is_grad_enabled():
+                return _Linear.apply(x, self.weight, self.bias, gelu)
+            ordered = self.kept_weight(self.weight, lambda: ordered_weight(self.weight))
+            return native_linear(x, self.weight, self.bias, gelu, ordered)
+        if gelu:
+            return recomputed(lambda x: super(Linear, self).forward(gelu_function(x)), x)
+        return super().forward(x)
 
 
 def ordered_weight(weight: Tensor) -> Tensor:
@@ -94,42 +83,24 @@ def native_weight_gradients(
 
 
 class _Linear(torch.autograd.Function):
-    """`Linear`'s result and gradients by our own code."""
+    """`native_linear` with gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        norm: nn.Module | None,
-        gelu: bool,
-        *parameters: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
         x = x.contiguous()
-        ctx.save_for_backward(x, weight, *parameters)
-        ctx.norm, ctx.gelu = norm, gelu
-        return native_linear(x if norm is None else norm(x), weight, bias, gelu)
+        ctx.save_for_backward(x, weight)
+        ctx.gelu = gelu
+        return native_linear(x, weight, bias, gelu)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *parameters = ctx.saved_tensors
-        for_x, for_weight, for_bias, _, _, *for_parameters = ctx.needs_input_grad
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            made = x if ctx.norm is None else ctx.norm(x)
-            edge = get_gradient_edge(made)  # all that is asked of it once the weights have theirs
-        made = made.detach()
-        of_weight = of_bias = None
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        for_x, for_weight, for_bias, _ = ctx.needs_input_grad
+        of_x = of_weight = of_bias = None
         if for_weight or for_bias:
-            of_weight, of_bias = native_weight_gradients(gradient, made, weight, ctx.gelu)
-        needed = [for_x, *for_parameters]
-        asked = [leaf for leaf, need in zip([x, *parameters], needed, strict=True) if need]
-        of_made = None
-        if asked:
-            of_made = native_input_gradient(gradient, weight, made if ctx.gelu else None)
-        del made
-        found = iter(torch.autograd.grad(edge, asked, of_made) if asked else ())
-        of_x, *of_parameters = (next(found) if need else None for need in needed)
-        return of_x, of_weight, of_bias, None, None, *of_parameters
+            of_weight, of_bias = native_weight_gradients(gradient, x, weight, ctx.gelu)
+        if for_x:
+            of_x = native_input_gradient(gradient, weight, x if ctx.gelu else None)
+        return of_x, of_weight, of_bias, None

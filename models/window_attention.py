@@ -66,17 +66,17 @@ class WindowAttention(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
         self.kept_bias = Kept()
 
-    def forward(self, x: Tensor, norm: nn.Module) -> Tensor:
-        """B×H×W×C → B×H×W×C: attention among the tokens of norm(x)."""
+    def forward(self, x: Tensor) -> Tensor:
+        """B×H×W×C → B×H×W×C."""
         B, H, W, _ = x.shape
         if runs_native(x, self.position_bias_table):
-            qkv = self.qkv(x, norm).flatten(1, 2)
+            qkv = self.qkv(x).flatten(1, 2)
             bias = self.kept_bias(self.position_bias_table, self._bias)
             out = window_attention(qkv, bias, self.places)
             return self.output(out.view(x.shape))
         if self.shift:
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        qkv = self.qkv(partition(x, self.window), norm)  # (B·n)×N×3C
+        qkv = self.qkv(partition(x, self.window))  # (B·n)×N×3C
         out = self.output(recomputed(self._attend, qkv, B))
         x = unpartition(out, self.window, H, W)
         return torch.roll(x, (self.shift, self.shift), dims=(1, 2)) if self.shift else x

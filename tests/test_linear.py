@@ -1,4 +1,4 @@
-"""Linear layers by our own code: the results and gradients of F.linear, whatever comes before."""
+"""Linear layers by our own code: the results and gradients of F.linear, also after GELU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import linear as linear_module
 from models.linear import Linear
@@ -60,37 +60,27 @@ def test_maps_that_lie_in_another_order() -> None:
         torch.testing.assert_close(net(x), expected)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "norm", "gelu", "both", "frozen norm", "frozen layer"])
-@pytest.mark.parametrize("input_gradient", [True, False])
-def test_gradients(kind: str, input_gradient: bool) -> None:
-    net, norm = layer(), nn.LayerNorm(24)
-    with torch.no_grad():
-        norm.weight.uniform_(0.5, 2)
-        norm.bias.normal_()
-    norm.requires_grad_(kind != "frozen norm")
-    net.requires_grad_(kind != "frozen layer")
-    gelu = kind in ("gelu", "both")
-    before = None if kind in ("nothing", "gelu") else norm
-    parameters = [*net.parameters(), *(norm.parameters() if before else ())]
-    leaves = [p for p in parameters if p.requires_grad]
-    x = inputs(4, 7, 24).requires_grad_(input_gradient)
-    leaves += [x] if input_gradient else []
-    made = x if before is None else norm(x)
-    made = F.linear(F.gelu(made) if gelu else made, net.weight, net.bias)
-    found = net(x, before, gelu)
-    torch.testing.assert_close(found, made)
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("frozen", ["nothing", "input", "weight", "bias", "layer"])
+def test_gradients(frozen: str, gelu: bool) -> None:
+    net, x = layer(), inputs(4, 7, 24).requires_grad_(frozen != "input")
+    net.weight.requires_grad_(frozen not in ("weight", "layer"))
+    net.bias.requires_grad_(frozen not in ("bias", "layer"))
+    leaves = [leaf for leaf in (x, *net.parameters()) if leaf.requires_grad]
+    expected = F.linear(F.gelu(x) if gelu else x, net.weight, net.bias)
+    found = net(x, gelu)
+    torch.testing.assert_close(found, expected)
     direction = inputs(4, 7, 40)
-    expected = torch.autograd.grad((made * direction).sum(), leaves)
-    found = torch.autograd.grad((found * direction).sum(), leaves)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    expected_gradients = torch.autograd.grad((expected * direction).sum(), leaves)
+    found_gradients = torch.autograd.grad((found * direction).sum(), leaves)
+    torch.testing.assert_close(found_gradients, expected_gradients, rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        torch.testing.assert_close(net(x, before, gelu), made)
+        torch.testing.assert_close(net(x, gelu), expected)
 
 
 @pytest.mark.parametrize("gelu", [False, True])
-def test_what_comes_before_is_not_kept(gelu: bool) -> None:
-    net, norm = layer(24, 24), nn.LayerNorm(24)
-    x = inputs(5, 24).requires_grad_()
+def test_only_the_input_is_kept(gelu: bool) -> None:
+    net, x = layer(24, 24), inputs(5, 24).requires_grad_()
     kept: list[Tensor] = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -98,16 +88,15 @@ def test_what_comes_before_is_not_kept(gelu: bool) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        net(x, norm, gelu)
-    own = [x, net.weight, *norm.parameters()]
-    assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in own}
+        net(x, gelu)
+    assert {t.data_ptr() for t in kept} == {x.data_ptr(), net.weight.data_ptr()}
 
 
 def test_weights_changed_in_between_are_an_error() -> None:
-    net, norm = layer(), nn.LayerNorm(24)
-    out = net(inputs(5, 24), norm)
+    net = layer()
+    out = net(inputs(5, 24).requires_grad_())
     with torch.no_grad():
-        norm.weight.mul_(2)
+        net.weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
 

@@ -141,9 +141,7 @@ def test_linear(tokens: int, inputs: int, outputs: int, gelu: bool) -> None:
     def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         layer = Linear(inputs, outputs)
         if torch.is_grad_enabled():
-            return torch.func.functional_call(
-                layer, {"weight": weight, "bias": bias}, (x, None, gelu)
-            )
+            return torch.func.functional_call(layer, {"weight": weight, "bias": bias}, (x, gelu))
         results = [
             native_linear(x, weight, bias, gelu, ordered)
             for ordered in (None, ordered_weight(weight))

@@ -28,7 +28,26 @@ inline vec cumulative(vec x) { return error_function(x * 0.70710678118654752f) *
 
 inline vec gelu_of(vec x) { return x * cumulative(x); }
 
+// Less ½ it is odd: an own rational function of x² on [−6, 6], 5e-9 off (least squares, reweighted until
+// the largest error was smallest), 3e-7 as floats; farther out it is what it is there.
 inline vec gelu_derivative(vec x) {
-  const vec density = exponential(x * x * -0.5f) * 0.39894228040143268f;
-  return cumulative(x) + x * density;
+  x = x < -6.0f ? all(-6.0f) : x;
+  x = x > 6.0f ? all(6.0f) : x;
+  const vec s = x * x;
+  vec p = all(-2.8880158292377833e-11f);
+  p = p * s + 1.3002976216170307e-08f;
+  p = p * s + 1.1219258464730617e-06f;
+  p = p * s + 3.202717762528988e-05f;
+  p = p * s + 2.85221029102308e-04f;
+  p = p * s + 1.356901730230603e-02f;
+  p = p * s - 1.8038178324363267e-02f;
+  p = p * s + 7.978845224561257e-01f;
+  vec q = all(3.6363372814517595e-07f);
+  q = q * s + 1.0812203569398579e-05f;
+  q = q * s + 2.5860539443840855e-04f;
+  q = q * s + 4.150211543616644e-03f;
+  q = q * s + 4.5582759411807505e-02f;
+  q = q * s + 3.107253463830806e-01f;
+  q = q * s + 1.0f;
+  return x * p / q + 0.5f;
 }

@@ -25,7 +25,7 @@ constexpr int ROWS = 6;
 constexpr int COLUMNS = 2 * WIDTH;
 constexpr int DEPTH = 512;             // terms of the sums at a time, at most
 constexpr int STRIDE = DEPTH + 16;     // of packed rows, which then do not meet in the cache
-constexpr int PANELS = 168 / ROWS;     // of the left factor at a time: a third of a megabyte
+constexpr int PANELS = 84 / ROWS;      // of the left factor at a time: a sixth of a megabyte
 constexpr int64_t SECTION = 1 << 21;   // numbers of the right factor at a time: eight megabytes
 constexpr int64_t LINE = 16;           // floats of a cache line
 
@@ -204,44 +204,44 @@ struct OrderedRight {  // what `linear_order` has made of N×K
   const float* pack(Range terms, int64_t) const { return data + terms.first * panels * COLUMNS; }
 };
 
-// ---- what is done to rows of finished tiles ----
+// ---- what is done to the result: columns column … column + count of a row, which begin at number `at` ----
 
 struct Nothing {
-  void fetch(int64_t, int64_t, int64_t) const {}
+  static constexpr const float* beside = nullptr;
   void row(float*, int64_t, int64_t, int64_t) const {}
 };
 
 struct AddBias {
+  static constexpr const float* beside = nullptr;
   const float* bias;
-  void fetch(int64_t, int64_t, int64_t) const {}
-  void row(float* to, int64_t, int64_t column, int64_t columns) const {
-    each(to, bias + column, to, columns, [](vec a, vec b) { return a + b; });
+  void row(float* to, int64_t, int64_t column, int64_t count) const {
+    each(to, bias + column, to, count, [](vec a, vec b) { return a + b; });
   }
 };
 
-struct TimesGeluDerivative {  // at x, where it is given
-  const float* x;
-  int64_t columns;
-  void fetch(int64_t first, int64_t column, int64_t rows) const {
-    if (!x) return;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < COLUMNS; c += LINE) __builtin_prefetch(x + (first + r) * columns + column + c);
-  }
-  void row(float* to, int64_t row, int64_t column, int64_t count) const {
-    if (x) each(x + row * columns + column, to, to, count, [](vec x, vec g) { return g * gelu_derivative(x); });
+struct TimesGeluDerivative {
+  const float* beside;  // where the derivative is taken, as many numbers as the result; none: times 1
+  void row(float* to, int64_t at, int64_t, int64_t count) const {
+    if (beside) each(beside + at, to, to, count, [](vec x, vec g) { return g * gelu_derivative(x); });
   }
 };
 
 // ---- product ----
 
-// c (R×COLUMNS) = or += a·b for packed panels a and b.
+// c (R×COLUMNS) = or += a·b for packed panels a and b. Meanwhile c, what lies `beside` it and what is
+// `ahead` come into the cache.
 template <int R, int ROW, int TERM>
-inline void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t terms, bool add, Ahead ahead) {
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < 2; ++v) __builtin_prefetch(c + r * ldc + v * WIDTH, 1);
+inline void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t terms, bool add, const float* beside,
+                 Ahead ahead) {
   vec sums[R][2] = {};
   const int64_t part = pieces(terms, ROWS);
+  int64_t row = 0;
   for (int64_t begin = 0; begin < terms; begin += part, ahead.data += ahead.jump) {
+    for (int64_t end = std::min<int64_t>(row + 2, R); row < end; ++row)
+      for (int v = 0; v < 2; ++v) {
+        __builtin_prefetch(c + row * ldc + v * WIDTH, 1);
+        if (beside) __builtin_prefetch(beside + row * ldc + v * WIDTH);
+      }
     const float* soon = ahead.data;
     for (int64_t k = begin; k < std::min(begin + part, terms); ++k, soon += ahead.step) {
       __builtin_prefetch(soon, 0, 2);
@@ -261,9 +261,10 @@ inline void tile(float* c, int64_t ldc, const float* a, const float* b, int64_t 
 }
 
 template <int R, typename Left>
-void tile_of(int64_t rows, float* c, int64_t ldc, const float* a, const float* b, int64_t terms, bool add, Ahead ahead) {
-  if (rows == R) return tile<R, Left::ROW, Left::TERM>(c, ldc, a, b, terms, add, ahead);
-  if constexpr (R > 1) tile_of<R - 1, Left>(rows, c, ldc, a, b, terms, add, ahead);
+void tile_of(int64_t rows, float* c, int64_t ldc, const float* a, const float* b, int64_t terms, bool add,
+             const float* beside, Ahead ahead) {
+  if (rows == R) return tile<R, Left::ROW, Left::TERM>(c, ldc, a, b, terms, add, beside, ahead);
+  if constexpr (R > 1) tile_of<R - 1, Left>(rows, c, ldc, a, b, terms, add, beside, ahead);
 }
 
 // c (M×N) = left (M×K) · right (K×N), all at least 1; `finish` goes over its rows, tile by tile.
@@ -302,19 +303,19 @@ void multiply(float* c, int64_t M, int64_t K, int64_t N, Left left, Right right,
                 ahead = left.ahead(i, stays ? row : row + rows, height, {stays ? first + depth : start, terms.count});
               const int64_t count = std::min(height, rows - i * height);
               const float* a = packed_left.get() + i * Left::PANEL;
-              float* to = c + (row + i * height) * N + j * COLUMNS;
-              if (is_last) finish.fetch(row + i * height, j * COLUMNS, count);
+              const int64_t at = (row + i * height) * N + j * COLUMNS;
+              const float* beside = is_last && finish.beside ? finish.beside + at : nullptr;
+              float* to = c + at;
               if (columns == COLUMNS) {
-                tile_of<ROWS, Left>(count, to, N, a, b, terms.count, adds, ahead);
+                tile_of<ROWS, Left>(count, to, N, a, b, terms.count, adds, beside, ahead);
               } else {
-                tile_of<ROWS, Left>(count, edge, COLUMNS, a, b, terms.count, false, ahead);
+                tile_of<ROWS, Left>(count, edge, COLUMNS, a, b, terms.count, false, nullptr, ahead);
                 for (int64_t r = 0; r < count; ++r)
                   for (int64_t k = 0; k < columns; ++k)
                     to[r * N + k] = edge[r * COLUMNS + k] + (adds ? to[r * N + k] : 0.0f);
               }
               if (!is_last) continue;
-              for (int64_t r = 0; r < count; ++r)
-                finish.row(to + r * N, row + i * height + r, j * COLUMNS, columns);
+              for (int64_t r = 0; r < count; ++r) finish.row(to + r * N, at + r * N, j * COLUMNS, columns);
             }
           }
         }
@@ -351,7 +352,7 @@ extern "C" void linear_input_gradient(const float* g, const float* weight, const
   const Memory packed = memory(packed_size(outputs, inputs));
   const RowsOfLeft left{g, outputs, false};
   const RowsOfRight right{weight, inputs, false, packed.get()};
-  multiply(result, tokens, outputs, inputs, left, right, TimesGeluDerivative{x, inputs}, threads);
+  multiply(result, tokens, outputs, inputs, left, right, TimesGeluDerivative{x}, threads);
 }
 
 // gᵀ·x or gᵀ·gelu(x), and the sum of g over its rows.

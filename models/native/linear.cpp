@@ -267,6 +267,30 @@ void tile_of(int64_t rows, float* c, int64_t ldc, const float* a, const float* b
   if constexpr (R > 1) tile_of<R - 1, Left>(rows, c, ldc, a, b, terms, add, beside, ahead);
 }
 
+struct Place {  // of a tile in the result: its first number's, its first column, its size
+  int64_t at, column, rows, columns;
+};
+
+// A tile of c, rows of N numbers, and what `finish` does to it where these are the last terms.
+template <typename Left, typename Finish>
+void tile_at(Place place, float* c, int64_t N, const float* a, const float* b, Range terms, bool is_last, Finish finish,
+             Ahead ahead) {
+  float* to = c + place.at;
+  const bool adds = terms.first > 0;
+  const float* beside = is_last && finish.beside ? finish.beside + place.at : nullptr;
+  if (place.columns == COLUMNS) {
+    tile_of<ROWS, Left>(place.rows, to, N, a, b, terms.count, adds, beside, ahead);
+  } else {
+    float edge[ROWS * COLUMNS];
+    tile_of<ROWS, Left>(place.rows, edge, COLUMNS, a, b, terms.count, false, nullptr, ahead);
+    for (int64_t r = 0; r < place.rows; ++r)
+      for (int64_t k = 0; k < place.columns; ++k)
+        to[r * N + k] = edge[r * COLUMNS + k] + (adds ? to[r * N + k] : 0.0f);
+  }
+  if (!is_last) return;
+  for (int64_t r = 0; r < place.rows; ++r) finish.row(to + r * N, place.at + r * N, place.column, place.columns);
+}
+
 // c (M×N) = left (M×K) · right (K×N), all at least 1; `finish` goes over its rows, tile by tile.
 template <typename Left, typename Right, typename Finish>
 void multiply(float* c, int64_t M, int64_t K, int64_t N, Left left, Right right, Finish finish, int64_t threads) {
@@ -278,7 +302,6 @@ void multiply(float* c, int64_t M, int64_t K, int64_t N, Left left, Right right,
 #pragma omp parallel num_threads(threads)
   {
     const Memory packed_left = memory(PANELS * Left::PANEL);
-    float edge[ROWS * COLUMNS];
     for (int64_t start = 0; start < K; start += section) {
       const int64_t stop = std::min(K, start + section);
       const float* packed_right = right.pack({start, stop - start}, depth);
@@ -291,31 +314,20 @@ void multiply(float* c, int64_t M, int64_t K, int64_t N, Left left, Right right,
         const int64_t begin = part * right_panels / parts, end = (part + 1) * right_panels / parts;
         for (int64_t first = start; first < stop; first += depth) {
           const Range terms{first, std::min(depth, K - first)};
-          const bool adds = first > 0, is_last = first + depth >= K, stays = first + depth < stop;
+          const bool is_last = first + depth >= K, stays = first + depth < stop;
           left.pack(packed_left.get(), row, rows, height, terms, part == 0);
           for (int64_t j = begin; j < end; ++j) {
-            const int64_t columns = std::min<int64_t>(COLUMNS, N - j * COLUMNS), size = terms.count * COLUMNS;
+            const int64_t column = j * COLUMNS, columns = std::min<int64_t>(COLUMNS, N - column);
+            const int64_t size = terms.count * COLUMNS;
             const float* b = packed_right + (first - start) * right_panels * COLUMNS + j * size;
             for (int64_t i = 0; i < panels; ++i) {
               // Soon to be read: the next panel of the right factor, after the last the next rows of the left.
               Ahead ahead{b + size + i * size / panels, pieces(size / panels, ROWS), LINE};
               if (j + 1 == end)
                 ahead = left.ahead(i, stays ? row : row + rows, height, {stays ? first + depth : start, terms.count});
-              const int64_t count = std::min(height, rows - i * height);
-              const float* a = packed_left.get() + i * Left::PANEL;
-              const int64_t at = (row + i * height) * N + j * COLUMNS;
-              const float* beside = is_last && finish.beside ? finish.beside + at : nullptr;
-              float* to = c + at;
-              if (columns == COLUMNS) {
-                tile_of<ROWS, Left>(count, to, N, a, b, terms.count, adds, beside, ahead);
-              } else {
-                tile_of<ROWS, Left>(count, edge, COLUMNS, a, b, terms.count, false, nullptr, ahead);
-                for (int64_t r = 0; r < count; ++r)
-                  for (int64_t k = 0; k < columns; ++k)
-                    to[r * N + k] = edge[r * COLUMNS + k] + (adds ? to[r * N + k] : 0.0f);
-              }
-              if (!is_last) continue;
-              for (int64_t r = 0; r < count; ++r) finish.row(to + r * N, at + r * N, j * COLUMNS, columns);
+              const int64_t above = i * height;
+              const Place place{(row + above) * N + column, column, std::min(height, rows - above), columns};
+              tile_at<Left>(place, c, N, packed_left.get() + i * Left::PANEL, b, terms, is_last, finish, ahead);
             }
           }
         }

@@ -65,6 +65,7 @@ def native_input_gradient(gradient: Tensor, weight: Tensor, x: Tensor | None = N
     """…×C' → …×C: the gradient of the input x of W·x, or of W·GELU(x) where x is given."""
     outputs, inputs = weight.shape
     result = gradient.new_empty(*gradient.shape[:-1], inputs)
+    x = None if x is None else x.contiguous()
     tensors = (gradient.contiguous(), weight.contiguous(), x, result)
     call("linear_input_gradient", *tensors, gradient.numel() // outputs, inputs, outputs)
     return result

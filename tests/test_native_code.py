@@ -156,6 +156,21 @@ def test_linear(tokens: int, inputs: int, outputs: int, gelu: bool) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("tokens", "inputs", "outputs"),
+    [(0, 4, 3), (5, 3, 7), (1, 1, 1), (801, 50, 70), (1300, 64, 30)],
+)
+def test_gradients_of_weights(tokens: int, inputs: int, outputs: int) -> None:
+    x, gradient = random(tokens, inputs), random(tokens, outputs, seed=1)
+    layer = Linear(inputs, outputs)
+    of_weight, of_bias = torch.autograd.grad(layer(x), [layer.weight, layer.bias], gradient)
+    expected = gradient.double().t() @ x.double()
+    bound = 1e-6 * expected.abs().max().item() if tokens else 0.0
+    torch.testing.assert_close(of_weight.double(), expected, rtol=0, atol=bound)
+    torch.testing.assert_close(of_bias.double(), gradient.double().sum(0), rtol=1e-5, atol=1e-4)
+
+
+@needs_compiler
 def test_a_row_is_the_same_among_others_and_by_any_number_of_threads() -> None:
     x, weight, bias = random(200, 600), random(70, 600, seed=1), random(70, seed=2)
     gradient = random(200, 70, seed=3)

@@ -7,10 +7,9 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
+#include "memory.h"
 #include "vectors.h"
 
 namespace {
@@ -120,9 +119,7 @@ struct Attention {  // what fused_attention.py hands over
 // Memory of one thread, handed out in pieces.
 class Scratch {
  public:
-  explicit Scratch(int64_t floats)
-      : memory_(static_cast<float*>(std::aligned_alloc(64, (4 * floats + 63) / 64 * 64)), std::free),
-        next_(memory_.get()) {}
+  explicit Scratch(int64_t floats) : memory_(memory(floats)), next_(memory_.get()) {}
   float* take(int64_t floats) {
     float* taken = next_;
     next_ += (floats + 15) / 16 * 16;
@@ -130,7 +127,7 @@ class Scratch {
   }
 
  private:
-  std::unique_ptr<float, decltype(&std::free)> memory_;
+  Memory memory_;
   float* next_;
 };
 

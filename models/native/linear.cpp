@@ -7,12 +7,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <utility>
 
 #include "gelu.h"
+#include "memory.h"
 #include "vectors.h"
 
 namespace {
@@ -28,12 +27,6 @@ constexpr int STRIDE = DEPTH + 16;     // of packed rows, which then do not meet
 constexpr int PANELS = 84 / ROWS;      // of the left factor at a time: a sixth of a megabyte
 constexpr int64_t SECTION = 1 << 21;   // numbers of the right factor at a time: eight megabytes
 constexpr int64_t LINE = 16;           // floats of a cache line
-
-using Memory = std::unique_ptr<float, decltype(&std::free)>;
-
-Memory memory(int64_t floats) {
-  return {static_cast<float*>(std::aligned_alloc(64, (4 * floats + 127) / 64 * 64)), std::free};
-}
 
 inline int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 

@@ -17,18 +17,27 @@ typedef int32_t ivec __attribute__((vector_size(4 * WIDTH)));
 
 inline vec all(float x) { return vec{} + x; }
 
+// The polynomial of x with these coefficients, that of the highest power first.
+template <typename... Floats>
+inline vec polynomial(vec x, float highest, Floats... others) {
+  vec p = all(highest);
+  ((p = p * x + others), ...);
+  return p;
+}
+
+inline vec clamped(vec x, float bound) {
+  x = x < -bound ? all(-bound) : x;
+  return x > bound ? all(bound) : x;
+}
+
 // e^x for x ≤ 0 to 1e-7 of it, not less than e^-87 (Cephes' polynomial on ±ln2/2).
 inline vec exponential(vec x) {
   x = x < -87.0f ? all(-87.0f) : x;
   const float round = 12582912.0f;  // 1.5·2^23: what is added to it loses its fraction
   const vec n = (x * 1.44269504088896341f + round) - round;
   const vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  vec p = all(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
+  vec p = polynomial(r, 1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                     5.0000001201e-1f);
   p = p * (r * r) + r + 1.0f;
   const ivec power = (__builtin_convertvector(n, ivec) + 127) << 23;
   return p * (vec)power;

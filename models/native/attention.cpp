@@ -29,18 +29,6 @@ inline vec& at(float* x) { return *reinterpret_cast<vec*>(x); }
 inline const vec& at(const float* x) { return *reinterpret_cast<const vec*>(x); }
 inline int64_t padded(int64_t n) { return (n + WIDTH - 1) / WIDTH * WIDTH; }
 
-inline float sum(vec x) {
-  float total = 0;
-  for (int i = 0; i < WIDTH; ++i) total += x[i];
-  return total;
-}
-
-inline float largest(vec x) {
-  float most = x[0];
-  for (int i = 1; i < WIDTH; ++i) most = std::max(most, x[i]);
-  return most;
-}
-
 // ---- products of small matrices ----
 
 struct Left {  // element (i, k) of the left factor: its rows or its columns may be contiguous
@@ -116,10 +104,12 @@ struct Attention {  // what fused_attention.py hands over
   int64_t groups, table_rows, table_columns;
 };
 
-// Memory of one thread, handed out in pieces.
+// Memory of one thread, zeros, handed out in pieces.
 class Scratch {
  public:
-  explicit Scratch(int64_t floats) : memory_(memory(floats)), next_(memory_.get()) {}
+  explicit Scratch(int64_t floats) : memory_(memory(floats)), next_(memory_.get()) {
+    std::fill(next_, next_ + floats, 0.0f);
+  }
   float* take(int64_t floats) {
     float* taken = next_;
     next_ += (floats + 15) / 16 * 16;
@@ -133,8 +123,8 @@ class Scratch {
 
 // Keys and values of one head as the products want them, and sums of their gradients.
 struct Head {
-  float *scaled_kt, *v;            // d×M', M×d' (primes: filled up with zeros to whole vectors)
-  float *k, *vt, *dk, *dv;         // backward only: M×d', d×M', M×d', M×d'
+  float *k, *kt, *v;    // M'×d', d'×M', M'×d' (primes: filled up with zeros to whole vectors)
+  float *vt, *dk, *dv;  // backward only: d'×M', M×d', M×d'
 };
 
 struct Sizes {
@@ -142,20 +132,15 @@ struct Sizes {
   bool backward;
   explicit Sizes(const Attention& a, bool backward)
       : d(a.width), dp(padded(a.width)), m(a.keys), mp(padded(a.keys)), backward(backward) {}
-  int64_t head() const { return d * mp + m * dp + (backward ? d * mp + 3 * m * dp + 64 : 0) + 32; }
+  int64_t head() const { return (backward ? 6 : 3) * mp * dp; }
   int64_t block() const { return BLOCK * (2 * dp + (backward ? 2 : 1) * mp) + 64; }
 };
 
 Head take_head(Scratch& scratch, const Sizes& s) {
   Head head{};
-  head.scaled_kt = scratch.take(s.d * s.mp);
-  head.v = scratch.take(s.m * s.dp);
-  if (s.backward) {
-    head.vt = scratch.take(s.d * s.mp);
-    head.k = scratch.take(s.m * s.dp);
-    head.dk = scratch.take(s.m * s.dp);
-    head.dv = scratch.take(s.m * s.dp);
-  }
+  for (float** part : {&head.k, &head.kt, &head.v}) *part = scratch.take(s.mp * s.dp);
+  if (s.backward)
+    for (float** part : {&head.vt, &head.dk, &head.dv}) *part = scratch.take(s.mp * s.dp);
   return head;
 }
 
@@ -185,35 +170,33 @@ Located locate(const Attention& a, const Rows& rows, int64_t problem, int64_t he
   return {rows.data + image * rows.problem + head * rows.head, places, rows.row};
 }
 
-void gather(float* to, const Sizes& s, const Located& rows, int64_t first, int64_t count) {
+void gather(float* to, const Sizes& s, const Located& rows, int64_t first, int64_t count, float factor = 1.0f) {
   for (int64_t n = 0; n < count; ++n, to += s.dp) {
     const float* row = rows[first + n];
-    for (int64_t i = 0; i < s.d; ++i) to[i] = row[i];
+    for (int64_t i = 0; i < s.d; ++i) to[i] = factor * row[i];
     for (int64_t i = s.d; i < s.dp; ++i) to[i] = 0.0f;
   }
 }
 
-void scatter(const float* from, const Sizes& s, const Located& rows, int64_t first, int64_t count, float factor) {
+void scatter(const float* from, const Sizes& s, const Located& rows, int64_t first, int64_t count,
+             float factor = 1.0f) {
   for (int64_t n = 0; n < count; ++n, from += s.dp) {
     float* row = rows[first + n];
     for (int64_t i = 0; i < s.d; ++i) row[i] = factor * from[i];
   }
 }
 
-void transpose(float* to, int64_t ld, const float* from, int64_t from_ld, int64_t rows, int64_t columns,
-               float factor) {
-  for (int64_t j = 0; j < columns; ++j) {
-    for (int64_t i = 0; i < rows; ++i) to[j * ld + i] = factor * from[i * from_ld + j];
-    std::fill(to + j * ld + rows, to + (j + 1) * ld, 0.0f);
-  }
+void transpose(float* to, const float* from, const Sizes& s) {  // M'×d' → d'×M'
+  for (int64_t n = 0; n < s.mp; n += WIDTH)
+    for (int64_t i = 0; i < s.dp; i += WIDTH) transpose_square(from + n * s.dp + i, s.dp, to + i * s.mp + n, s.mp);
 }
 
-void load(const Head& head, const Attention& a, const Sizes& s, int64_t problem, int64_t h, float* k) {
-  gather(k, s, locate(a, a.k, problem, h), 0, s.m);
+void load(const Head& head, const Attention& a, const Sizes& s, int64_t problem, int64_t h) {
+  gather(head.k, s, locate(a, a.k, problem, h), 0, s.m);
   gather(head.v, s, locate(a, a.v, problem, h), 0, s.m);
-  transpose(head.scaled_kt, s.mp, k, s.dp, s.m, s.d, a.scale);
+  transpose(head.kt, head.k, s);
   if (!s.backward) return;
-  transpose(head.vt, s.mp, head.v, s.dp, s.m, s.d, 1.0f);
+  transpose(head.vt, head.v, s);
   std::fill(head.dk, head.dk + s.m * s.dp, 0.0f);
   std::fill(head.dv, head.dv + s.m * s.dp, 0.0f);
 }
@@ -221,7 +204,7 @@ void load(const Head& head, const Attention& a, const Sizes& s, int64_t problem,
 // p = e^(q·k/√d + bias − the row's largest), and in `factors` what makes its rows sum to one.
 void shares(const Sizes& s, const Head& head, const Block& block, int64_t count, const float* bias,
             float* factors) {
-  multiply(block.p, s.mp, {block.q, s.dp, 1}, head.scaled_kt, s.mp, count, s.d, s.mp);
+  multiply(block.p, s.mp, {block.q, s.dp, 1}, head.kt, s.mp, count, s.d, s.mp);
   for (int64_t n = 0; n < count; ++n) {
     float* p = block.p + n * s.mp;
     vec most = all(OUTSIDE), total{};
@@ -229,28 +212,28 @@ void shares(const Sizes& s, const Head& head, const Block& block, int64_t count,
       vec logits = at(p + j) += at(bias + n * s.mp + j);
       most = logits > most ? logits : most;
     }
-    vec shift = all(largest(most));
+    const vec shift = largest(most);
     for (int64_t j = 0; j < s.mp; j += WIDTH) total += at(p + j) = exponential(at(p + j) - shift);
-    factors[n] = 1.0f / sum(total);
+    factors[n] = 1.0f / sum(total)[0];
   }
 }
 
 void forward_block(const Attention& a, const Sizes& s, const Head& head, const Block& block,
                    int64_t problem, int64_t h, int64_t first, int64_t count, const float* bias) {
   float factors[BLOCK];
-  gather(block.q, s, locate(a, a.q, problem, h), first, count);
+  gather(block.q, s, locate(a, a.q, problem, h), first, count, a.scale);
   shares(s, head, block, count, bias, factors);
   multiply(block.out, s.dp, {block.p, s.mp, 1}, head.v, s.dp, count, s.m, s.dp);
   const Located out = locate(a, a.out, problem, h);
   for (int64_t n = 0; n < count; ++n) scatter(block.out + n * s.dp, s, out, first + n, 1, factors[n]);
 }
 
-// Adds to the head's dk (but for the factor `scale`) and dv, writes dq, and leaves the gradient of the
+// Adds to the head's dk and dv, writes dq, and leaves the gradient of the
 // logits, which is that of the bias, in block.ds.
 void backward_block(const Attention& a, const Sizes& s, const Head& head, const Block& block,
                     int64_t problem, int64_t h, int64_t first, int64_t count, const float* bias) {
   float factors[BLOCK];
-  gather(block.q, s, locate(a, a.q, problem, h), first, count);
+  gather(block.q, s, locate(a, a.q, problem, h), first, count, a.scale);
   gather(block.out, s, locate(a, a.out, problem, h), first, count);
   shares(s, head, block, count, bias, factors);
   multiply(block.ds, s.mp, {block.out, s.dp, 1}, head.vt, s.mp, count, s.d, s.mp);
@@ -261,7 +244,7 @@ void backward_block(const Attention& a, const Sizes& s, const Head& head, const 
       at(p + j) *= factors[n];
       total += at(p + j) * at(ds + j);
     }
-    vec mean = all(sum(total));
+    const vec mean = sum(total);
     for (int64_t j = 0; j < s.mp; j += WIDTH) at(ds + j) = at(p + j) * (at(ds + j) - mean);
   }
   multiply(head.dv, s.dp, {block.p, 1, s.mp}, block.out, s.dp, s.m, count, s.dp, true);
@@ -271,8 +254,8 @@ void backward_block(const Attention& a, const Sizes& s, const Head& head, const 
 }
 
 void store(const Head& head, const Attention& a, const Sizes& s, int64_t problem, int64_t h) {
-  scatter(head.dk, s, locate(a, a.dk, problem, h), 0, s.m, a.scale);
-  scatter(head.dv, s, locate(a, a.dv, problem, h), 0, s.m, 1.0f);
+  scatter(head.dk, s, locate(a, a.dk, problem, h), 0, s.m);
+  scatter(head.dv, s, locate(a, a.dv, problem, h), 0, s.m);
 }
 
 // ---- dense bias: one head of the problems of a slot, or of a part of them ----
@@ -282,10 +265,9 @@ void dense(const Attention& a, bool backward, int64_t threads) {
   const int64_t of_slot = a.problems / a.slots, units = a.heads * a.slots * a.parts;
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(s.head() + s.block() + s.m * s.dp + 2 * a.queries * s.mp + 64);
+    Scratch scratch(s.head() + s.block() + 2 * a.queries * s.mp + 64);
     Head head = take_head(scratch, s);
     Block block = take_block(scratch, s);
-    float* k = backward ? head.k : scratch.take(s.m * s.dp);
     float* bias = scratch.take(a.queries * s.mp);
     float* dbias = backward ? scratch.take(a.queries * s.mp) : nullptr;
 #pragma omp for schedule(dynamic)
@@ -299,7 +281,7 @@ void dense(const Attention& a, bool backward, int64_t threads) {
       if (backward) std::fill(dbias, dbias + a.queries * s.mp, 0.0f);
       for (int64_t i = part * of_slot / a.parts; i < (part + 1) * of_slot / a.parts; ++i) {
         const int64_t problem = i * a.slots + slot;
-        load(head, a, s, problem, h, k);
+        load(head, a, s, problem, h);
         for (int64_t first = 0; first < a.queries; first += BLOCK) {
           const int64_t count = std::min<int64_t>(BLOCK, a.queries - first), place = first * s.mp;
           if (!backward) {
@@ -421,12 +403,11 @@ void sampled(const Attention& a, bool backward, int64_t threads) {
 #pragma omp parallel num_threads(threads)
   {
     Table table(a);
-    Scratch scratch(TOGETHER * (s.head() + table.cells * 2 + BLOCK * s.mp) + s.block() + s.m * s.dp +
-                    4 * s.mp + 256);
+    Scratch scratch(TOGETHER * (s.head() + table.cells * 2 + BLOCK * s.mp) + s.block() + 4 * s.mp +
+                    256);
     Head heads[TOGETHER];
     for (Head& head : heads) head = take_head(scratch, s);
     Block block = take_block(scratch, s);
-    float* k = scratch.take(s.m * s.dp);
     table.values = scratch.take(TOGETHER * table.cells);
     table.gradients = backward ? scratch.take(TOGETHER * table.cells) : nullptr;
     float* bias = scratch.take(TOGETHER * BLOCK * s.mp);
@@ -452,7 +433,7 @@ void sampled(const Attention& a, bool backward, int64_t threads) {
                   a.table[(h + t) * area + row * a.table_columns + column];
         if (backward) std::fill(table.gradients, table.gradients + TOGETHER * table.cells, 0.0f);
         for (int64_t t = 0; t < together; ++t)
-          load(heads[t], a, s, problem, h + t, backward ? heads[t].k : k);
+          load(heads[t], a, s, problem, h + t);
         for (int64_t first = 0; first < a.queries; first += BLOCK) {
           const int64_t count = std::min<int64_t>(BLOCK, a.queries - first);
           read_bias(a, s, table, y, x, first, count, bias);

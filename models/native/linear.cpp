@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <utility>
 
 #include "gelu.h"
 #include "memory.h"
@@ -136,36 +135,9 @@ struct RowsOfRight {  // its rows, or GELU of them
   }
 };
 
-// Vectors STEP apart swap numbers: those at places with that bit for those at places without.
-template <int STEP, int... N>
-inline void exchange(vec* rows, std::integer_sequence<int, N...>) {
-#pragma GCC unroll 16
-  for (int i = 0; i < WIDTH; ++i) {
-    if (i & STEP) continue;
-    const vec a = rows[i], b = rows[i + STEP];
-#ifdef __clang__
-    rows[i] = __builtin_shufflevector(a, b, (N & STEP ? WIDTH + (N ^ STEP) : N)...);
-    rows[i + STEP] = __builtin_shufflevector(a, b, (N & STEP ? WIDTH + N : N + STEP)...);
-#else
-    rows[i] = __builtin_shuffle(a, b, ivec{(N & STEP ? WIDTH + (N ^ STEP) : N)...});
-    rows[i + STEP] = __builtin_shuffle(a, b, ivec{(N & STEP ? WIDTH + N : N + STEP)...});
-#endif
-  }
-}
-
 // The first WIDTH of `rows` rows and `columns` columns, turned over; rows that are missing are zero.
 inline void transpose(const float* from, int64_t ld_from, float* to, int64_t ld_to, int64_t rows, int64_t columns) {
-  if (rows >= WIDTH && columns >= WIDTH) {
-    vec r[WIDTH];
-    for (int i = 0; i < WIDTH; ++i) r[i] = *reinterpret_cast<const loose*>(from + i * ld_from);
-    constexpr std::make_integer_sequence<int, WIDTH> places{};
-    if constexpr (WIDTH > 8) exchange<8>(r, places);
-    exchange<4>(r, places);
-    exchange<2>(r, places);
-    exchange<1>(r, places);
-    for (int i = 0; i < WIDTH; ++i) *reinterpret_cast<vec*>(to + i * ld_to) = r[i];
-    return;
-  }
+  if (rows >= WIDTH && columns >= WIDTH) return transpose_square(from, ld_from, to, ld_to);
   for (int64_t i = 0; i < std::min<int64_t>(WIDTH, columns); ++i)
     for (int64_t c = 0; c < WIDTH; ++c) to[i * ld_to + c] = c < rows ? from[c * ld_from + i] : 0.0f;
 }

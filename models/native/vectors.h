@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #ifdef __AVX512F__
 constexpr int WIDTH = 16;
@@ -28,6 +29,56 @@ inline vec polynomial(vec x, float highest, Floats... others) {
 inline vec clamped(vec x, float bound) {
   x = x < -bound ? all(-bound) : x;
   return x > bound ? all(bound) : x;
+}
+
+constexpr std::make_integer_sequence<int, WIDTH> PLACES{};
+
+template <int... FROM>
+inline vec picked(vec a, vec b) {  // the numbers at these places of a, followed by b
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, FROM...);
+#else
+  return __builtin_shuffle(a, b, ivec{FROM...});
+#endif
+}
+
+// f of all numbers of x, two by two, in each place of the result.
+template <int STEP = WIDTH / 2, typename Function, int... N>
+inline vec folded(vec x, Function f, std::integer_sequence<int, N...> places) {
+  x = f(x, picked<(N ^ STEP)...>(x, x));
+  if constexpr (STEP > 1) return folded<STEP / 2>(x, f, places);
+  return x;
+}
+
+inline vec sum(vec x) {
+  return folded(x, [](vec a, vec b) { return a + b; }, PLACES);
+}
+
+inline vec largest(vec x) {
+  return folded(x, [](vec a, vec b) { return a > b ? a : b; }, PLACES);
+}
+
+// Vectors STEP apart swap numbers: those at places with that bit for those at places without.
+template <int STEP, int... N>
+inline void exchange(vec* rows, std::integer_sequence<int, N...>) {
+#pragma GCC unroll 16
+  for (int i = 0; i < WIDTH; ++i) {
+    if (i & STEP) continue;
+    const vec a = rows[i], b = rows[i + STEP];
+    rows[i] = picked<(N & STEP ? WIDTH + (N ^ STEP) : N)...>(a, b);
+    rows[i + STEP] = picked<(N & STEP ? WIDTH + N : N + STEP)...>(a, b);
+  }
+}
+
+// WIDTH rows of WIDTH numbers, turned over; `from` may begin anywhere.
+inline void transpose_square(const float* from, int64_t ld_from, float* to, int64_t ld_to) {
+  vec rows[WIDTH];
+  for (int i = 0; i < WIDTH; ++i) rows[i] = *reinterpret_cast<const loose*>(from + i * ld_from);
+  if constexpr (WIDTH > 8) exchange<8>(rows, PLACES);
+  exchange<4>(rows, PLACES);
+  exchange<2>(rows, PLACES);
+  exchange<1>(rows, PLACES);
+  for (int i = 0; i < WIDTH; ++i) *reinterpret_cast<vec*>(to + i * ld_to) = rows[i];
 }
 
 // e^x for x ≤ 0 to 1e-7 of it, not less than e^-87 (Cephes' polynomial on ±ln2/2).

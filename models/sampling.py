@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from models.native_code import call, runs_native
 from models.precision import at_least_float32
+
+BILINEAR = ZEROS = 0  # interpolation and padding, as grid_sampler_2d numbers them
 
 
 def sample_bilinear(maps: Tensor, points: Tensor) -> Tensor:
@@ -20,8 +21,12 @@ def sample_bilinear(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_at_xy(maps: Tensor, points: Tensor) -> Tensor:
-    """`sample_bilinear` at points (x, y), the order that torch reads."""
-    return F.grid_sample(maps, points, mode="bilinear", padding_mode="zeros", align_corners=True)
+    """`sample_bilinear` at points (x, y), the order that torch reads.
+
+    Not by F.grid_sample, which on a GPU calls cuDNN: torch.compile could not join that to what
+    follows, and torch's deterministic mode does not know it.
+    """
+    return torch.grid_sampler_2d(maps, points, BILINEAR, ZEROS, align_corners=True)
 
 
 def sample_groups(maps: Tensor, points: Tensor) -> Tensor:

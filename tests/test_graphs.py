@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from networks import nano, photographs, point_layer
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from losses import Objective
 from models import build_model, count_flops, dead_color_points
@@ -84,3 +87,35 @@ def test_no_step_waits_for_the_device(recipe: str) -> None:
     with torch.inference_mode():
         _, _, weights = model.eval().head(model.forward_features(images))
         dead_color_points(weights, model.config.num_color_points)
+
+
+@pytest.fixture
+def overwritten_on_conversion() -> Iterator[None]:
+    """`Module.to` makes new parameters, since those of fake tensors are of another kind."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+@pytest.mark.usefixtures("overwritten_on_conversion")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("delegate_nano", {}),
+        ("delegate_nano", {"point_pooling": "running", "stages": "DGGG"}),
+        ("delegate_nano", {"interest_kernel": 3, "gate_gradient": "straight_through"}),
+        ("delegate_cnn", {}),
+    ],
+)
+def test_a_pass_on_a_gpu_stays_there(name: str, options: dict) -> None:
+    """Tensors that say they are on a GPU, where none is needed: an operator that also got one on
+    the CPU, that would wait for a value, or that is cuDNN's, is an error."""
+    model = build_model(name, **options)
+    side = model.config.image_size
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model, images = model.to("cuda"), torch.empty(2, 3, side, side, device="cuda")
+        assert model.train()(images).device.type == "cuda"
+        with torch.inference_mode():
+            explanation = model.eval().explain(images)
+    assert explanation.scores.device.type == "cuda"
+    assert all(layer.points.device.type == "cuda" for layer in explanation.layers)

@@ -1,6 +1,6 @@
 """Run the benchmarks that this machine can, and compare with earlier runs.
 
-    python benchmarks/run.py --images PHOTOGRAPHS           # all of them, one table (half an hour)
+    python benchmarks/run.py --images PHOTOGRAPHS           # all of them, one table (15 minutes)
     python benchmarks/run.py --only model_speed --check     # exit code 1: slower than recorded
     python benchmarks/run.py --record                       # write down the ratios
     python benchmarks/run.py --from FOLDER --record         # those of figures made elsewhere
@@ -8,6 +8,8 @@
 Each runs in a process of its own and gives its figures as JSON (`benchmarks/measuring.py`). Ratios,
 of which more is better, are what is recorded (`benchmarks/recorded.json`, by kind of machine) and
 compared, as seconds belong to one machine: more than 10 % below the recorded ratio is a regression.
+With --check, benchmarks that have one run once more, and the better ratios count: another program's
+work is seldom there twice, a slower version always is.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -137,6 +140,30 @@ def run(
     return results, missing
 
 
+def measure(
+    args: argparse.Namespace, folder: Path, recorded: Ratios
+) -> tuple[list[Result], dict[str, str]]:
+    """`run` into `folder`; with --check, benchmarks with a regression twice."""
+    results, missing = run(args.only, args.images, folder)
+    doubtful = {c.benchmark for c in compare(results, recorded) if c.regressed}
+    if args.check and doubtful:
+        print(f"regressed, so once more: {', '.join(sorted(doubtful))}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as second:
+            again, _ = run(sorted(doubtful), args.images, Path(second))
+        by_name = {result.benchmark: result for result in again}
+        results = [better_of(r, by_name.get(r.benchmark, r)) for r in results]
+    return results, missing
+
+
+def better_of(first: Result, second: Result) -> Result:
+    """The first's figures with the higher one of each ratio that both have."""
+    ratios = {
+        name: float(np.fmax(ratio, second.ratios.get(name, ratio)))
+        for name, ratio in first.ratios.items()
+    }
+    return replace(first, ratios=ratios)
+
+
 def load(names: Sequence[str], folder: Path) -> tuple[list[Result], dict[str, str]]:
     """The same from JSON files of `folder`, made earlier or on another machine."""
     files = {name: folder / f"{name}.json" for name in names}
@@ -218,15 +245,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run or load, print, compare or record; exit code 1: a benchmark failed, or with --check a
     ratio regressed or is no longer there."""
     args = parse_arguments(argv)
+    recorded = read_recorded(args.recorded)
     if args.folder:
         results, missing = load(args.only, args.folder)
     elif args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
-        results, missing = run(args.only, args.images, args.keep)
+        results, missing = measure(args, args.keep, recorded)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            results, missing = run(args.only, args.images, Path(folder))
-    recorded = read_recorded(args.recorded)
+            results, missing = measure(args, Path(folder), recorded)
     comparisons = compare(results, recorded)
     print(format_results(results, comparisons, missing))
     if args.record:

@@ -133,6 +133,35 @@ def test_a_recorded_ratio_that_is_gone_is_said(
     assert "recorded, but not measured: model_speed, training" in capsys.readouterr().out
 
 
+def test_a_regression_counts_when_it_comes_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures, recorded = tmp_path / "figures", tmp_path / "recorded.json"
+    here = ["--recorded", str(recorded)]
+    write(figures, "model_speed", {"forward": 1.5, "training": 2.0})
+    run.main([*here, "--from", str(figures), "--record"])
+    rounds = iter(
+        [
+            {"forward": 1.0, "training": 2.0},
+            {"forward": 1.4, "training": 1.0},  # each slow once
+            {"forward": math.nan, "training": 2.0},
+            {"forward": 1.3, "training": 2.0},  # slow twice
+        ]
+    )
+    ran = []
+
+    def fake_run(names: list[str], images: Path | None, folder: Path) -> tuple[list, dict]:
+        ran.append(names)
+        return [Result("model_speed", "cpu", [], next(rounds))], {}
+
+    monkeypatch.setattr(run, "run", fake_run)
+    here += ["--only", "model_speed"]
+    assert run.main([*here, "--check"]) == 0
+    assert ran == [["model_speed"]] * 2
+    assert run.main([*here, "--check"]) == 1
+    assert "regressed by more than 10%: model_speed, forward" in capsys.readouterr().out
+
+
 def test_broken_and_absent_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--from .*: there is none of growth\.json"):
         run.main(["--from", str(tmp_path), "--only", "growth"])

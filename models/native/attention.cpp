@@ -228,8 +228,8 @@ void forward_block(const Attention& a, const Sizes& s, const Head& head, const B
   for (int64_t n = 0; n < count; ++n) scatter(block.out + n * s.dp, s, out, first + n, 1, factors[n]);
 }
 
-// Adds to the head's dk and dv, writes dq, and leaves the gradient of the
-// logits, which is that of the bias, in block.ds.
+// Adds to the head's dk and dv, writes dq, and leaves the gradient of the logits, which is that of the
+// bias, in block.ds.
 void backward_block(const Attention& a, const Sizes& s, const Head& head, const Block& block,
                     int64_t problem, int64_t h, int64_t first, int64_t count, const float* bias) {
   float factors[BLOCK];

@@ -151,17 +151,20 @@ def measure(
         with tempfile.TemporaryDirectory() as second:
             again, _ = run(sorted(doubtful), args.images, Path(second))
         by_name = {result.benchmark: result for result in again}
-        results = [better_of(r, by_name.get(r.benchmark, r)) for r in results]
+        results = [
+            better_of(r, by_name[r.benchmark]) if r.benchmark in by_name else r for r in results
+        ]
     return results, missing
 
 
 def better_of(first: Result, second: Result) -> Result:
-    """The first's figures with the higher one of each ratio that both have."""
+    """Figures of both, with the higher one of each ratio that both have."""
     ratios = {
         name: float(np.fmax(ratio, second.ratios.get(name, ratio)))
         for name, ratio in first.ratios.items()
     }
-    return replace(first, ratios=ratios)
+    again = [replace(row, name=f"{row.name}, again") for row in second.rows]
+    return replace(first, rows=[*first.rows, *again], ratios=ratios)
 
 
 def load(names: Sequence[str], folder: Path) -> tuple[list[Result], dict[str, str]]:

@@ -152,12 +152,16 @@ def test_a_regression_counts_when_it_comes_twice(
 
     def fake_run(names: list[str], images: Path | None, folder: Path) -> tuple[list, dict]:
         ran.append(names)
-        return [Result("model_speed", "cpu", [], next(rounds))], {}
+        row = Row.of(f"round {len(ran)}", "s", [1.0])
+        return [Result("model_speed", "cpu", [row], next(rounds))], {}
 
     monkeypatch.setattr(run, "run", fake_run)
     here += ["--only", "model_speed"]
     assert run.main([*here, "--check"]) == 0
     assert ran == [["model_speed"]] * 2
+    output = capsys.readouterr().out  # the figures behind each ratio
+    assert re.search(r"round 1 +1 ", output)
+    assert re.search(r"round 2, again +1 ", output)
     assert run.main([*here, "--check"]) == 1
     assert "regressed by more than 10%: model_speed, forward" in capsys.readouterr().out
 

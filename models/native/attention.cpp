@@ -104,12 +104,10 @@ struct Attention {  // what fused_attention.py hands over
   int64_t groups, table_rows, table_columns;
 };
 
-// Memory of one thread, zeros, handed out in pieces.
+// Memory of one thread, handed out in pieces.
 class Scratch {
  public:
-  explicit Scratch(int64_t floats) : memory_(memory(floats)), next_(memory_.get()) {
-    std::fill(next_, next_ + floats, 0.0f);
-  }
+  explicit Scratch(int64_t floats) : memory_(memory(floats)), next_(memory_.get()) {}
   float* take(int64_t floats) {
     float* taken = next_;
     next_ += (floats + 15) / 16 * 16;
@@ -141,6 +139,7 @@ Head take_head(Scratch& scratch, const Sizes& s) {
   for (float** part : {&head.k, &head.kt, &head.v}) *part = scratch.take(s.mp * s.dp);
   if (s.backward)
     for (float** part : {&head.vt, &head.dk, &head.dv}) *part = scratch.take(s.mp * s.dp);
+  for (float* rows : {head.k, head.v}) std::fill(rows + s.m * s.dp, rows + s.mp * s.dp, 0.0f);  // `gather` writes M
   return head;
 }
 
